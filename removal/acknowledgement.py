@@ -1,0 +1,444 @@
+"""The partner's word: taken line by line, only ever forward (design §5, §10).
+
+A statement is looked up by (authenticated partner, sequence): no partner can name another's notice. Every line of a
+request gets its answer.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+
+from removal.models import Acknowledgement, AcknowledgementText, LogEntry, Notice, Stream
+
+Handling = Notice.Handling
+
+OUTCOMES = ("removed", "suppressed", "already_removed", "not_found", "exempt", "cannot_comply")
+# With one of these an answer is not complete.
+INCOMPLETE_OUTCOMES = frozenset({"exempt", "cannot_comply"})
+REASONS = (
+    "no_match",
+    "insufficient_identification",
+    "not_covered",
+    "outside_jurisdiction",
+    "legal_obligation",
+    "legal_claims",
+    "licence_dispute",
+    "technically_infeasible",
+    "disproportionate_effort",
+    "other",
+)
+# A label alone is not enough for these (11 CCR 7022(b)(3) for the first two).
+REASONS_NEEDING_DETAIL = frozenset({"technically_infeasible", "disproportionate_effort", "other"})
+
+# Statements about one number each are taken in blocks, statements about a range in steps, each with its own commit.
+BLOCK = 1000
+STEP = 10_000
+
+SAID = frozenset(Handling.values) - {Handling.NONE.value}
+RANK = {status: rank for rank, status in enumerate(("none", "received", "in_progress"))}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One line of a partner's answer. Exactly one of ``sequence`` and ``through`` is set.
+
+    ``text`` is the line word for word. ``outcomes`` counts items by outcome; empty means not said.
+    """
+
+    status: str
+    text: str
+    sequence: int | None = None
+    through: int | None = None
+    reason: str = ""
+    detail: str = ""
+    completed_at: datetime | None = None
+    outcomes: dict[str, int] = field(default_factory=dict)
+    attestations: Sequence[dict[str, Any]] = ()
+    amends: bool = False
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in Notice.TERMINAL
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one line changed nothing."""
+
+    sequence: int | None
+    code: str
+    message: str
+
+
+@dataclass
+class Answer:
+    """What became of the lines of a request: each is counted in exactly one of the three."""
+
+    accepted: int = 0
+    unchanged: int = 0
+    refused: list[Refusal] = field(default_factory=list)
+
+
+def acknowledge(*, partner_id: int, key_prefix: str, statements: Iterable[Statement]) -> Answer:
+    """Take a partner's statements in order, in blocks that each commit: what was counted stands, whatever comes after.
+
+    Repeating a request is safe. Opens its own transactions.
+    """
+    answer = Answer()
+    block: list[Statement] = []
+    for statement in statements:
+        if statement.through is not None:
+            _take_block(partner_id, key_prefix, block, answer)
+            block = []
+            _take_range(partner_id, key_prefix, statement, answer)
+        else:
+            block.append(statement)
+            if len(block) == BLOCK:
+                _take_block(partner_id, key_prefix, block, answer)
+                block = []
+    _take_block(partner_id, key_prefix, block, answer)
+    return answer
+
+
+@transaction.atomic(durable=True)
+def _take_block(partner_id: int, key_prefix: str, block: Sequence[Statement], answer: Answer) -> None:
+    if not block:
+        return
+    stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
+    if stream is None:
+        answer.refused += [_unknown(statement) for statement in block]
+        return
+    _take(stream, block, answer, key_prefix)
+    with connection.cursor() as cursor:
+        settle_deliveries(cursor, stream_id=partner_id)
+
+
+def _take(stream: Stream, block: Sequence[Statement], answer: Answer, key_prefix: str) -> None:
+    """Judge statements about single numbers of a locked stream, and write those that stand."""
+    notices = {
+        notice.sequence: notice
+        for notice in Notice.objects.filter(
+            stream=stream, epoch=stream.epoch, sequence__in=[statement.sequence for statement in block]
+        )
+    }
+    accepted: list[Statement] = []
+    for statement in block:
+        notice = notices.get(statement.sequence or 0)
+        if notice is None:
+            answer.refused.append(_unknown(statement))
+            continue
+        if notice.sequence > stream.packed_through:
+            answer.refused.append(
+                Refusal(notice.sequence, "not_yet_sent", "This number has not been sent to you yet. Answer when it comes.")
+            )
+            continue
+        if notice.handling == Handling.NONE and notice.sequence <= stream.received_through:
+            notice.handling = Handling.RECEIVED  # said by `through`; the row was spared the update
+        refusal = _refuse(statement, notice)
+        if refusal:
+            answer.refused.append(refusal)
+        elif _repeats(statement, notice):
+            answer.unchanged += 1
+        else:
+            answer.accepted += 1
+            accepted.append(statement)
+            notice.handling = statement.status
+    _write(stream, accepted, key_prefix)
+
+
+def _unknown(statement: Statement) -> Refusal:
+    return Refusal(
+        statement.sequence if statement.sequence is not None else statement.through,
+        "unknown_sequence",
+        "Your stream has no such number.",
+    )
+
+
+def _refuse_alone(statement: Statement) -> Refusal | None:
+    """Say why a statement cannot stand whatever it is about, if it cannot."""
+    number = statement.sequence if statement.sequence is not None else statement.through
+    if statement.status == Handling.REJECTED:
+        if statement.reason not in REASONS:
+            return Refusal(number, "reason_needed", f"A rejection needs a reason, one of: {', '.join(REASONS)}.")
+        if statement.reason in REASONS_NEEDING_DETAIL and not statement.detail.strip():
+            return Refusal(number, "detail_needed", f"{statement.reason} needs the facts: say them in detail.")
+    if statement.status == Handling.COMPLETED and INCOMPLETE_OUTCOMES & statement.outcomes.keys():
+        return Refusal(number, "not_complete", "Items that are exempt or cannot comply make it partially_completed.")
+    if statement.through is not None and statement.outcomes:
+        return Refusal(number, "outcomes_need_a_sequence", "Outcomes are about one notice: answer it by its sequence.")
+    return None
+
+
+def _refuse(statement: Statement, notice: Notice) -> Refusal | None:
+    """Say why a statement cannot stand for this notice, if it cannot."""
+    refusal = _refuse_alone(statement)
+    if refusal:
+        return refusal
+    ended = notice.handling in Notice.TERMINAL
+    corrects = statement.amends and statement.detail.strip()
+    if ended and statement.is_terminal and statement.status != notice.handling and not corrects:
+        return Refusal(
+            notice.sequence,
+            "already_answered",
+            f'You answered {notice.handling} before; that stands. To correct it, send "amends": true and a detail.',
+        )
+    expected = 0 if notice.withdrawn_at else notice.item_count
+    total = sum(statement.outcomes.values())
+    if statement.outcomes and total != expected:
+        return Refusal(
+            notice.sequence,
+            "outcomes_do_not_add_up",
+            f"The outcomes count {total} items; this notice is about {expected}. Give each item one outcome.",
+        )
+    return None
+
+
+def _repeats(statement: Statement, notice: Notice) -> bool:
+    """Whether a statement says nothing new: the same, or something that the notice is past already."""
+    if statement.amends and statement.is_terminal and statement.status != notice.handling:
+        return False
+    if notice.handling in Notice.TERMINAL:
+        return True
+    return not statement.is_terminal and RANK[statement.status] <= RANK[notice.handling]
+
+
+MOVE = """
+update removal_notice n set handling = x.status, acknowledged_at = clock_timestamp()
+  from unnest(%(sequences)s::bigint[], %(statuses)s::text[]) x(sequence, status)
+ where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence = x.sequence
+returning n.request_id
+"""
+
+
+def _write(stream: Stream, accepted: Sequence[Statement], key_prefix: str) -> None:
+    """Append the statements, move their notices, and close the requests that have all their answers."""
+    if not accepted:
+        return
+    rows = Acknowledgement.objects.bulk_create(
+        _row(stream, statement, number, number, Acknowledgement.Channel.API, key_prefix)
+        for statement in accepted
+        if (number := statement.sequence)
+    )
+    AcknowledgementText.objects.bulk_create(
+        AcknowledgementText(acknowledgement=row, text=statement.text)
+        for row, statement in zip(rows, accepted, strict=True)
+    )
+    # A number answered twice in one block: the later statement is the current one.
+    last = {statement.sequence: statement.status for statement in accepted}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            MOVE,
+            {
+                "stream": stream.pk,
+                "epoch": stream.epoch,
+                "sequences": list(last),
+                "statuses": [str(status) for status in last.values()],
+            },
+        )
+        close_requests(cursor, request_ids=[request_id for (request_id,) in cursor.fetchall()])
+    LogEntry.objects.bulk_create(
+        LogEntry(
+            actor=_actor(key_prefix),
+            action="acknowledged",
+            about={"partner": stream.pk, "sequence": statement.sequence, "status": statement.status},
+        )
+        for statement in accepted
+    )
+
+
+def _row(
+    stream: Stream, statement: Statement, first: int, last: int, channel: str, key_prefix: str
+) -> Acknowledgement:
+    return Acknowledgement(
+        stream=stream,
+        epoch=stream.epoch,
+        first_sequence=first,
+        last_sequence=last,
+        status=statement.status,
+        reason=statement.reason,
+        amends=statement.amends,
+        outcomes=statement.outcomes,
+        attestations=list(statement.attestations),
+        completed_at=statement.completed_at,
+        channel=channel,
+        key_prefix=key_prefix,
+        text_digest=hashlib.sha256(statement.text.encode()).digest(),
+    )
+
+
+# Those further along keep what they said.
+MOVE_RANGE = """
+update removal_notice n set handling = %(status)s, acknowledged_at = clock_timestamp()
+ where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
+   and removal_handling_rank(n.handling) < removal_handling_rank(%(status)s)
+returning n.request_id
+"""
+
+
+def _take_range(partner_id: int, key_prefix: str, statement: Statement, answer: Answer) -> None:
+    """Take a statement about all numbers up to one: counts each number as accepted or unchanged.
+
+    ``received`` moves only the stream's watermark; anything else goes in steps of sequence order, each with its own
+    commit, so that a repeat goes on where a broken one ended.
+    """
+    refusal = _refuse_alone(statement)
+    if refusal:
+        answer.refused.append(refusal)
+        return
+    through = statement.through or 0
+    first = 1
+    while first <= through:
+        with transaction.atomic(durable=True), connection.cursor() as cursor:
+            stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
+            if stream is None or through > stream.head:
+                answer.refused.append(_unknown(statement))
+                return
+            if through > stream.packed_through:
+                answer.refused.append(
+                    Refusal(through, "not_yet_sent", f"You have been sent numbers up to {stream.packed_through}.")
+                )
+                return
+            is_receipt = statement.status == Handling.RECEIVED
+            last = through if is_receipt else min(through, first + STEP - 1)
+            moved = _move_watermark(cursor, stream, last) if is_receipt else _move_range(cursor, stream, statement, first, last)
+            if moved:
+                _append_range(stream, statement, first, last, channel=Acknowledgement.Channel.API, key_prefix=key_prefix)
+            settle_deliveries(cursor, stream_id=partner_id)
+        answer.accepted += moved
+        answer.unchanged += last - first + 1 - moved
+        first = last + 1
+
+
+def _move_watermark(cursor: CursorWrapper, stream: Stream, through: int) -> int:
+    """Count what the partner has now received, and leave the notices' rows alone: a million of them take seconds."""
+    if through <= stream.received_through:
+        return 0
+    cursor.execute(
+        "select count(*) from removal_notice where stream_id = %s and epoch = %s and sequence > %s and sequence <= %s"
+        " and handling = 'none'",
+        [stream.pk, stream.epoch, stream.received_through, through],
+    )
+    (moved,) = cursor.fetchone()
+    cursor.execute("update removal_stream set received_through = %s where partner_id = %s", [through, stream.pk])
+    return int(moved)
+
+
+def _move_range(cursor: CursorWrapper, stream: Stream, statement: Statement, first: int, last: int) -> int:
+    span = {"stream": stream.pk, "epoch": stream.epoch, "first": first, "last": last}
+    cursor.execute(MOVE_RANGE, span | {"status": str(statement.status)})
+    moved = [request_id for (request_id,) in cursor.fetchall()]
+    if moved and statement.is_terminal:
+        close_requests(cursor, request_ids=moved)
+    return len(moved)
+
+
+def _append_range(
+    stream: Stream, statement: Statement, first: int, last: int, *, channel: str, key_prefix: str = ""
+) -> None:
+    row = _row(stream, statement, first, last, channel, key_prefix)
+    row.save()
+    AcknowledgementText.objects.create(acknowledgement=row, text=statement.text)
+    LogEntry.objects.create(
+        actor=_actor(key_prefix),
+        action="acknowledged",
+        about={"partner": stream.pk, "from": first, "through": last, "status": statement.status},
+    )
+
+
+def _actor(key_prefix: str) -> str:
+    return f"api:{key_prefix}" if key_prefix else "worker"
+
+
+# Requests are locked first, in a statement of its own, so that of two last answers at once the later one sees both.
+LOCK_REQUESTS = "select from removal_removalrequest where id = any(%(ids)s) order by id for no key update"
+CLOSE_REQUESTS = """
+update removal_removalrequest r
+   set state = 'closed', closed_at = clock_timestamp(),
+       outcome = case when a.complete then 'fulfilled' else 'partially_fulfilled' end
+  from (select n.request_id, bool_and(n.handling in ('completed', 'partially_completed', 'rejected')
+                                      or n.withdrawn_at is not null) ended,
+               bool_and(n.handling = 'completed') complete
+          from removal_notice n where n.request_id = any(%(ids)s) group by 1) a
+ where r.id = a.request_id and r.state in ('planned', 'closed') and r.withdrawn_at is null and a.ended
+   and (r.state = 'planned' or r.outcome <> case when a.complete then 'fulfilled' else 'partially_fulfilled' end)
+"""
+
+
+def close_requests(cursor: CursorWrapper, *, request_ids: Sequence[int]) -> None:
+    """Close those of the requests that have no open notice left. Needs an open transaction."""
+    ids = {"ids": sorted(set(request_ids))}
+    cursor.execute(LOCK_REQUESTS, ids)
+    cursor.execute(CLOSE_REQUESTS, ids)
+
+
+SETTLE = """
+update removal_delivery d
+   set state = 'delivered', delivered_at = clock_timestamp(), delivered_by = 'acknowledged'
+  from removal_stream s
+ where s.partner_id = %s and d.stream_id = s.partner_id and d.epoch = s.epoch and d.state in ('waiting', 'quarantined')
+   and not exists (select from removal_notice n
+                    where n.stream_id = d.stream_id and n.epoch = d.epoch
+                      and n.sequence between d.first_sequence and d.last_sequence
+                      and n.handling = 'none' and n.sequence > s.received_through)
+"""
+
+
+def settle_deliveries(cursor: CursorWrapper, *, stream_id: int) -> None:
+    """End the sending of messages whose every number the partner has answered. Needs the stream's row locked."""
+    cursor.execute(SETTLE, [stream_id])
+
+
+def accept_response(cursor: CursorWrapper, *, stream_id: int, first: int, last: int, answer: bytes) -> None:
+    """Take a 2xx response's body as an acknowledgement, if it has exactly that form.
+
+    Only for the message's own numbers, and at most as ``received``: anything else in a response is not a statement.
+    Needs an open transaction with the stream's row locked.
+    """
+    numbers = read_response(answer, first=first, last=last)
+    if not numbers:
+        return
+    stream = Stream.objects.get(partner_id=stream_id)
+    receipt = Statement(status=Handling.RECEIVED, text=answer.decode())
+    if numbers == range(first, last + 1) and first <= stream.received_through + 1:
+        moved = _move_watermark(cursor, stream, last)
+        runs = [(first, last)] if moved else []
+    else:
+        runs = [run for run in _runs(numbers) if _move_range(cursor, stream, receipt, *run)]
+    for run_first, run_last in runs:
+        _append_range(stream, receipt, run_first, run_last, channel=Acknowledgement.Channel.RESPONSE)
+
+
+def _runs(numbers: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Join sorted numbers into runs without a gap: 1 2 3 7 8 -> (1, 3), (7, 8)."""
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        yield members[0], members[-1]
+
+
+def read_response(answer: bytes, *, first: int, last: int) -> Sequence[int]:
+    """List, in order, which numbers of a message its response acknowledges: one object, or a list of them.
+
+    Empty when any part of the response is not an acknowledgement: what cannot be read whole is not believed in part.
+    """
+    try:
+        body = json.loads(answer.decode())
+    except (ValueError, RecursionError):
+        return ()
+    lines = body.get("acknowledgements", [body]) if isinstance(body, dict) else []
+    named: set[int] = set()
+    for line in lines if isinstance(lines, list) else []:
+        if not isinstance(line, dict) or line.get("status") not in SAID:
+            return ()
+        number = line.get("sequence", line.get("through"))
+        if type(number) is not int or not first <= number <= last:  # True is an int, too
+            return ()
+        named.update(range(first, number + 1) if "through" in line else (number,))
+    whole = range(first, last + 1)
+    return whole if len(named) == len(whole) else sorted(named)

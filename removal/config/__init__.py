@@ -1,0 +1,1 @@
+"""Settings and entry points. ``app`` is what ``celery --app removal.config`` looks for."""

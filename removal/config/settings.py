@@ -1,0 +1,293 @@
+"""All settings. The only place that reads the environment; README.md documents each name.
+
+A value may come from a file: ``SECRET_KEY_FILE=/run/secrets/key`` is read in place of ``SECRET_KEY``.
+"""
+
+import ipaddress
+import os
+import secrets
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
+from psycopg.conninfo import conninfo_to_dict
+
+from removal.config import embedded
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def env(name: str, default: str = "") -> str:
+    """Read a setting from ``NAME``, or from the file that ``NAME_FILE`` names; an empty value counts as unset."""
+    file = os.environ.get(f"{name}_FILE")
+    if file:
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ImproperlyConfigured(f"{name}_FILE names {file}, which cannot be read: {error.strerror}.") from error
+    return os.environ.get(name) or default
+
+
+def env_list(name: str, default: str = "") -> list[str]:
+    return [part.strip() for part in env(name, default).split(",") if part.strip()]
+
+
+def env_flag(name: str) -> bool:
+    value = env(name, "0").lower()
+    if value not in {"0", "1", "true", "false", "yes", "no"}:
+        raise ImproperlyConfigured(f"{name} is {value!r}; write 1 or 0.")
+    return value in {"1", "true", "yes"}
+
+
+def env_number(name: str, default: int, *, least: int = 1) -> int:
+    value = env(name, str(default))
+    if not value.isdecimal() or int(value) < least:
+        raise ImproperlyConfigured(f"{name} is {value!r}; write a whole number of at least {least}.")
+    return int(value)
+
+
+# Where the embedded servers keep their data. In production nothing is written here.
+VAR = Path(env("REMOVAL_VAR", str(ROOT / "var")))
+
+# On for `manage.py demo`, or by hand: start our own PostgreSQL and broker under VAR, and make keys there.
+EMBEDDED = env_flag("REMOVAL_EMBEDDED")
+
+DATABASE_URL = env("DATABASE_URL")
+if not DATABASE_URL:
+    if not EMBEDDED:
+        raise ImproperlyConfigured(
+            "DATABASE_URL is not set. Name the PostgreSQL that holds the ledger "
+            "(postgresql://user:password@host/database), or set REMOVAL_EMBEDDED=1 to use the one in "
+            f"{VAR}. Nothing was started: an empty ledger would read as 'nobody opted out'."
+        )
+    DATABASE_URL = embedded.ensure_running(VAR / "postgres")
+    os.environ["DATABASE_URL"] = DATABASE_URL  # for the processes that this one starts
+
+
+# The planner's lock works only where each statement sees what was committed before it (design §6).
+SESSION_OPTIONS = r"-c default_transaction_isolation=read\ committed -c idle_in_transaction_session_timeout=60s"
+
+
+def database(url: str) -> dict[str, Any]:
+    """Turn a libpq URL into Django's form. Everything that is not an address is passed on to libpq."""
+    try:
+        parts = conninfo_to_dict(url)
+    except Exception as error:
+        raise ImproperlyConfigured(f"DATABASE_URL cannot be read: {type(error).__name__}.") from error  # no password
+    given_options = parts.pop("options", "")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.pop("dbname", ""),
+        "USER": parts.pop("user", ""),
+        "PASSWORD": parts.pop("password", ""),
+        "HOST": parts.pop("host", ""),
+        "PORT": parts.pop("port", ""),
+        "CONN_MAX_AGE": None,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {**parts, "options": f"{given_options} {SESSION_OPTIONS}".strip()},
+    }
+
+
+DATABASES = {"default": database(DATABASE_URL)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+
+def own_secret(name: str, made: str) -> str:
+    """Read a secret; only an embedded installation makes one for itself, once, readable by its owner alone."""
+    value = env(name)
+    if value:
+        return value
+    if not EMBEDDED:
+        raise ImproperlyConfigured(f"{name} is not set. README.md, section Configure, says how to make one.")
+    file = VAR / name.lower()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+            new.write(made)
+    except FileExistsError:
+        return file.read_text(encoding="utf-8")
+    return made
+
+
+SECRET_KEY = own_secret("SECRET_KEY", secrets.token_urlsafe(50))
+# Fernet keys that encrypt partners' secrets in the database, newest first; old ones stay until rotated away.
+ENCRYPTION_KEYS = [
+    key.strip() for key in own_secret("ENCRYPTION_KEYS", Fernet.generate_key().decode()).split(",") if key.strip()
+]
+
+# The address under which partners and platforms reach this service; it stands in every message.
+PUBLIC_URL = env("PUBLIC_URL", "http://127.0.0.1:8000").rstrip("/")
+ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]" if EMBEDDED else "")
+DEBUG = False
+
+# Development only: `check --deploy` refuses both.
+PARTNER_ALLOW_HTTP = env_flag("PARTNER_ALLOW_HTTP")
+try:
+    PARTNER_ALLOWED_NETWORKS = tuple(ipaddress.ip_network(n) for n in env_list("PARTNER_ALLOWED_NETWORKS"))
+except ValueError as error:
+    raise ImproperlyConfigured(f"PARTNER_ALLOWED_NETWORKS: {error}. Write networks such as 10.1.0.0/16.") from error
+
+# One try at a partner: everything from name look-up to the answer's headers.
+DELIVERY_DEADLINE = timedelta(seconds=env_number("DELIVERY_DEADLINE_SECONDS", 15))
+# A claim lasts this long; twice the deadline and the database's own timeouts, so that only the dead lose it.
+DELIVERY_LEASE = timedelta(seconds=env_number("DELIVERY_LEASE_SECONDS", 60))
+# One drain of one partner's stream ends after this long, and hints again.
+DRAIN_BUDGET = timedelta(seconds=20)
+# How often each worker process looks for work by itself (with jitter), and how often for missed pairs.
+SWEEP_INTERVAL = timedelta(seconds=env_number("SWEEP_INTERVAL_SECONDS", 2))
+RECONCILE_INTERVAL = timedelta(seconds=env_number("RECONCILE_INTERVAL_SECONDS", 60))
+# How far ahead of ours a platform's clock may run before its times count as future.
+CLOCK_SKEW = timedelta(minutes=5)
+# The partner's clock: from the moment a notice is planned (design §5).
+NOTICE_RESPOND_WITHIN = timedelta(days=env_number("NOTICE_RESPOND_WITHIN_DAYS", 30))
+
+# Tests only: "point:FILE" kills the process once at a named point (removal/crashpoints.py). `check --deploy` refuses it.
+CRASH_AT = env("CRASH_AT")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "ninja",  # serves its documentation page's files from here, so that it needs no outside host
+    "partners",
+    "removal",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+ROOT_URLCONF = "removal.config.urls"
+WSGI_APPLICATION = "removal.config.wsgi.application"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+USE_I18N = False
+STATIC_URL = "/static/"
+STATIC_ROOT = VAR / "static"
+WHITENOISE_USE_FINDERS = True  # serves each app's files without a collectstatic step
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # bytes; larger bodies get 413, except streams, which are never held
+
+# Behind the TLS-terminating proxy that production has; an embedded installation speaks plain http on loopback.
+if PUBLIC_URL.startswith("https://"):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    SECURE_HSTS_SECONDS = 31536000
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+SESSION_COOKIE_AGE = 8 * 3600  # seconds
+SESSION_EXPIRE_AT_BROWSER_CLOSE = True
+X_FRAME_OPTIONS = "DENY"
+
+# Celery. A message is only a hint (design §2.3), so every setting here prefers losing one to waiting for one.
+# Unset, the broker is a folder under VAR: enough for one machine, since a lost hint costs one sweep.
+BROKER_URL = env("BROKER_URL", "filesystem://localhost")
+CELERY_BROKER_URL = BROKER_URL
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = False
+CELERY_TASK_REJECT_ON_WORKER_LOST = False
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_TASK_SOFT_TIME_LIMIT = 60  # seconds; a backstop only: the client's deadline and the drain's budget end before
+CELERY_TASK_TIME_LIMIT = 90
+CELERY_TASK_DEFAULT_QUEUE = "removal"
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 20
+CELERY_WORKER_ETA_TASK_LIMIT = 100
+CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_TIMEOUT = 1  # second
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+# Celery closes the connection around every task unless this is set, whatever CONN_MAX_AGE says.
+CELERY_DB_REUSE_MAX = 1000
+if BROKER_URL.startswith("filesystem:"):
+    for folder in ("queue", "control"):
+        (VAR / "broker" / folder).mkdir(parents=True, exist_ok=True)
+    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
+        "data_folder_in": str(VAR / "broker" / "queue"),
+        "data_folder_out": str(VAR / "broker" / "queue"),
+        "control_folder": str(VAR / "broker" / "control"),
+        "polling_interval": 0.1,  # seconds; kombu's own is 1
+    }
+elif BROKER_URL.startswith("redis"):
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "socket_timeout": 1,  # the publisher's; removal.config.celery raises it for workers
+        "socket_connect_timeout": 1,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "visibility_timeout": 300,
+    }
+else:
+    CELERY_TASK_DEFAULT_QUEUE_TYPE = "quorum"
+    CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "topic"
+    CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "read_timeout": 2, "write_timeout": 2}
+# Without these four a refused connection costs two seconds in the request that hints.
+CELERY_BROKER_TRANSPORT_OPTIONS |= {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+# Logs: one JSON object a line on stderr, ids and states only.
+LOG_LEVEL = env("LOG_LEVEL", "INFO").upper()
+LOG_PROCESSORS: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+]
+structlog.configure(
+    processors=[*LOG_PROCESSORS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=True,
+)
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+            "foreign_pre_chain": LOG_PROCESSORS,
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+}

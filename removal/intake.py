@@ -1,0 +1,308 @@
+"""Record requests: one, or a block of many. Both walk the same few set-based statements.
+
+What got its answer is durable, and the same key never makes a second request (design §9.1).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+
+from removal import hints
+from removal.models import LogEntry, RemovalRequest
+from removal.models.identifiers import new_ulid
+from removal.planning import LOCK as PLANNER_LOCK
+
+Kind = RemovalRequest.Kind
+
+
+class KeyReused(Exception):
+    """The idempotency key came before with another body; the request recorded then stands."""
+
+
+class InvalidWish(Exception):
+    """The wish contradicts itself. ``field`` names where, the message what to do."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnknownRequest(Exception):
+    """This source has recorded no request with this id."""
+
+
+class CannotWithdraw(Exception):
+    """The request has ended already."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked, before it is a row. ``items`` None means everything of the subject."""
+
+    idempotency_key: str
+    kind: str
+    subject: str
+    items: tuple[str, ...] | None = None
+    reason: str = RemovalRequest.Reason.USER_REQUEST
+    usages: tuple[str, ...] = ("all",)
+    received_at: datetime | None = None
+    jurisdiction: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind == Kind.OPT_OUT and self.items is not None:
+            raise InvalidWish("items", "An opt-out is about a whole subject: leave items out, or send a deletion.")
+        if self.items is not None and not self.items:
+            raise InvalidWish("items", "Name at least one item, or leave items out to mean all of them.")
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what is asked: equal for a repeat, whatever the order of its items."""
+        said = [
+            self.kind,
+            self.subject,
+            sorted(self.items) if self.items is not None else None,
+            self.reason,
+            sorted(self.usages),
+            self.received_at.isoformat() if self.received_at else None,
+            self.jurisdiction,
+        ]
+        return hashlib.sha256(json.dumps(said).encode()).digest()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What became of a wish. ``conflict``: its key came before with another body, and nothing was recorded."""
+
+    public_id: str
+    created: bool
+    conflict: bool = False
+
+
+# Subjects that are new get a row; all are locked in order of id, so that two blocks about the same ones take turns.
+SUBJECTS = """
+insert into removal_subject (key) select distinct unnest(%(keys)s::text[]) order by 1 on conflict do nothing
+"""
+LOCK_SUBJECTS = "select id, key from removal_subject where key = any(%(keys)s) order by id for no key update"
+
+# One month is a calendar month: 31 January ends on the last of February (GDPR Art. 12(3)).
+REQUESTS = """
+insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at, recorded_at, respond_by,
+                                    source, idempotency_key, body_digest, state, outcome)
+select w.public_id, w.kind, w.reason, string_to_array(w.usages, ' '), w.jurisdiction, w.received_at, clock_timestamp(),
+       ((w.received_at at time zone 'UTC') + interval '1 month') at time zone 'UTC', %(source)s, w.key, w.digest, 'received', ''
+  from unnest(%(public_ids)s::text[], %(kinds)s::text[], %(reasons)s::text[], %(usages)s::text[],
+              %(jurisdictions)s::text[], %(received)s::timestamptz[], %(keys)s::text[], %(digests)s::bytea[])
+       w(public_id, kind, reason, usages, jurisdiction, received_at, key, digest)
+ order by w.key
+    on conflict (source, idempotency_key) do nothing
+returning id, public_id
+"""
+
+FOUND = """
+select idempotency_key, public_id, body_digest from removal_removalrequest
+ where source = %(source)s and idempotency_key = any(%(keys)s)
+"""
+
+# What already stands: open refusals that a request set which is told to partners.
+STANDING = """
+select p.subject_id, p.usage, p.request_id from removal_preference p join removal_removalrequest r on r.id = p.request_id
+ where p.subject_id = any(%(subjects)s) and p.valid_to is null and p.value = 'disallow'
+   and r.kind = 'opt_out' and r.ended_at is null and r.withdrawn_at is null
+"""
+
+REPEATS = """
+update removal_removalrequest r set repeats_id = x.earlier
+  from unnest(%(ids)s::bigint[], %(earlier)s::bigint[]) x(id, earlier) where r.id = x.id
+"""
+
+CLOSE_PREFERENCES = """
+update removal_preference p set valid_to = clock_timestamp()
+  from unnest(%(subjects)s::bigint[], %(usages)s::text[]) x(subject_id, usage)
+ where p.subject_id = x.subject_id and p.usage = x.usage and p.valid_to is null
+"""
+OPEN_PREFERENCES = """
+insert into removal_preference (subject_id, usage, value, source, valid_from, request_id)
+select x.subject_id, x.usage, 'disallow', 'explicit', clock_timestamp(), x.request_id
+  from unnest(%(subjects)s::bigint[], %(usages)s::text[], %(requests)s::bigint[]) x(subject_id, usage, request_id)
+"""
+
+LOG = """
+insert into removal_logentry (actor, action, about)
+select %(actor)s, 'request_recorded', jsonb_build_object('request', x) from unnest(%(public_ids)s::text[]) x
+"""
+
+
+def check_received_at(wish: Wish, *, now: datetime) -> None:
+    """Raise InvalidWish when the wish claims to come from the future."""
+    if wish.received_at and wish.received_at > now + settings.CLOCK_SKEW:
+        raise InvalidWish("received_at", "It lies in the future; send when the person asked.")
+
+
+def record_request(*, source: str, actor: str, wish: Wish, now: datetime) -> Recorded:
+    """Record one wish. Raises InvalidWish, or KeyReused when its key came before with another body."""
+    [recorded] = record_requests(source=source, actor=actor, wishes=[wish], now=now)
+    if recorded.conflict:
+        raise KeyReused(
+            f"The Idempotency-Key was used for request {recorded.public_id} with another body. "
+            "Send the same body, or a new key."
+        )
+    return recorded
+
+
+@transaction.atomic(durable=True)
+def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: datetime) -> list[Recorded]:
+    """Record a block of wishes in one transaction; answers in their order. A key repeated within it counts once.
+
+    ``now`` stands in for a missing ``received_at``. Raises InvalidWish before anything is written.
+    """
+    first_of_key: dict[str, Wish] = {}
+    for wish in wishes:
+        check_received_at(wish, now=now)
+        first_of_key.setdefault(wish.idempotency_key, wish)
+    new = {new_ulid(): wish for wish in first_of_key.values()}
+    keys = list(first_of_key)
+    with connection.cursor() as cursor:
+        subject_keys = sorted({wish.subject for wish in new.values()})
+        cursor.execute(SUBJECTS, {"keys": subject_keys})
+        cursor.execute(LOCK_SUBJECTS, {"keys": subject_keys})
+        subject_ids = {key: id for id, key in cursor.fetchall()}
+        cursor.execute(
+            REQUESTS,
+            {
+                "source": source,
+                "public_ids": list(new),
+                "kinds": [str(wish.kind) for wish in new.values()],
+                "reasons": [str(wish.reason) for wish in new.values()],
+                "usages": [" ".join(wish.usages) for wish in new.values()],
+                "jurisdictions": [wish.jurisdiction for wish in new.values()],
+                "received": [wish.received_at or now for wish in new.values()],
+                "keys": [wish.idempotency_key for wish in new.values()],
+                "digests": [wish.digest for wish in new.values()],
+            },
+        )
+        created = {public_id: request_id for request_id, public_id in cursor.fetchall()}
+        written = [(created[public_id], wish) for public_id, wish in new.items() if public_id in created]
+        if written:
+            with cursor.copy("copy removal_requesttarget (request_id, subject_id, items) from stdin") as copy:
+                for request_id, wish in written:
+                    copy.write_row((request_id, subject_ids[wish.subject], list(wish.items) if wish.items else None))
+            _set_preferences(
+                cursor,
+                [(id, subject_ids[wish.subject], wish.usages) for id, wish in written if wish.kind == Kind.OPT_OUT],
+            )
+            cursor.execute(LOG, {"actor": actor, "public_ids": list(created)})
+        cursor.execute(FOUND, {"source": source, "keys": keys})
+        found = {key: (public_id, bytes(digest)) for key, public_id, digest in cursor.fetchall()}
+    if created:
+        # Robust: a broker that is down must not fail the request; the sweep finds the row.
+        transaction.on_commit(lambda: hints.hint_planner(), robust=True)
+    answers = []
+    for wish in wishes:
+        public_id, digest = found[wish.idempotency_key]
+        is_first = wish is first_of_key[wish.idempotency_key]
+        answers.append(
+            Recorded(public_id, created=is_first and public_id in created, conflict=digest != wish.digest)
+        )
+    return answers
+
+
+def _set_preferences(cursor: CursorWrapper, opt_outs: list[tuple[int, int, Sequence[str]]]) -> None:
+    """Open a refusal for each usage that none covers yet; an opt-out that opens none only repeats an earlier one.
+
+    ``opt_outs`` are (request id, subject id, usages) in the order in which they were asked; subjects are locked.
+    """
+    cursor.execute(STANDING, {"subjects": [subject_id for _, subject_id, _ in opt_outs]})
+    standing: dict[int, dict[str, int]] = {}
+    for subject_id, usage, request_id in cursor.fetchall():
+        standing.setdefault(subject_id, {})[usage] = request_id
+    opened: list[tuple[int, str, int]] = []
+    repeats: list[tuple[int, int]] = []
+    for request_id, subject_id, asked in opt_outs:
+        refused = standing.setdefault(subject_id, {})
+        news = [usage for usage in asked if usage not in refused and "all" not in refused]
+        if news:
+            opened += [(subject_id, usage, request_id) for usage in news]
+            refused.update(dict.fromkeys(news, request_id))
+        else:
+            covering = max(refused.get(usage, refused.get("all", 0)) for usage in asked)
+            repeats.append((request_id, covering))
+    if opened:
+        subjects, usages, requests = (list(column) for column in zip(*opened, strict=True))
+        cursor.execute(CLOSE_PREFERENCES, {"subjects": subjects, "usages": usages})
+        cursor.execute(OPEN_PREFERENCES, {"subjects": subjects, "usages": usages, "requests": requests})
+    if repeats:
+        ids, earlier = (list(column) for column in zip(*repeats, strict=True))
+        cursor.execute(REPEATS, {"ids": ids, "earlier": earlier})
+
+
+WITHDRAW_NOTICES = """
+update removal_notice n set withdrawn_at = clock_timestamp()
+  from removal_stream s
+ where n.request_id = %(request)s and s.partner_id = n.stream_id
+   and n.epoch = s.epoch and n.sequence > s.packed_through and n.withdrawn_at is null
+returning n.stream_id
+"""
+
+# The wishes that only repeated this one stand by themselves now.
+FREE_REPEATS = """
+with freed as (
+    update removal_removalrequest set repeats_id = null where repeats_id = %(request)s and withdrawn_at is null
+    returning id, usages)
+select f.id, t.subject_id, f.usages from freed f join removal_requesttarget t on t.request_id = f.id order by f.id
+"""
+
+
+@transaction.atomic(durable=True)
+def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalRequest:
+    """Take a request back. Notices not yet sent are told as withdrawn under their numbers; sent ones stand.
+
+    A repeat changes nothing. Raises UnknownRequest, or CannotWithdraw when a reinstatement has ended it.
+    """
+    with connection.cursor() as cursor:
+        # No planner beside it: a late disclosure must not bring a notice of a request that is being withdrawn.
+        cursor.execute("set local lock_timeout = '5s'")
+        cursor.execute("select pg_advisory_xact_lock(%s)", [PLANNER_LOCK])
+        # Streams before requests, as acknowledgements lock them.
+        cursor.execute(
+            "select from removal_stream where partner_id in (select stream_id from removal_notice n"
+            " join removal_removalrequest r on r.id = n.request_id where r.public_id = %s)"
+            " order by partner_id for no key update",
+            [public_id],
+        )
+        request = RemovalRequest.objects.select_for_update().filter(source=source, public_id=public_id).first()
+        if request is None:
+            raise UnknownRequest(public_id)
+        if request.withdrawn_at:
+            return request
+        if request.ended_at:
+            raise CannotWithdraw("It was ended by a later request; that one stands.")
+        cursor.execute(WITHDRAW_NOTICES, {"request": request.pk})
+        untold = cursor.rowcount
+        cursor.execute(
+            "update removal_removalrequest set state = 'closed', outcome = 'withdrawn', closed_at = clock_timestamp(),"
+            " withdrawn_at = clock_timestamp() where id = %s",
+            [request.pk],
+        )
+        cursor.execute(
+            "select from removal_subject where id in (select subject_id from removal_requesttarget"
+            " where request_id = %s) order by id for no key update",
+            [request.pk],
+        )
+        cursor.execute(
+            "update removal_preference set valid_to = clock_timestamp() where request_id = %s and valid_to is null",
+            [request.pk],
+        )
+        cursor.execute(FREE_REPEATS, {"request": request.pk})
+        _set_preferences(cursor, cursor.fetchall())
+    LogEntry.objects.create(
+        actor=actor, action="request_withdrawn", about={"request": public_id, "notices_not_yet_sent": untold}
+    )
+    request.refresh_from_db()
+    transaction.on_commit(lambda: hints.hint_planner(), robust=True)
+    return request

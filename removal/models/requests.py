@@ -1,0 +1,122 @@
+"""What was asked, by whom, about what."""
+
+from typing import ClassVar, Self
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
+from django.db.models.functions import Now
+
+from partners.models import Partner
+from removal.models.subjects import Subject
+
+
+class RequestQuerySet(models.QuerySet["RemovalRequest"]):
+    def unplanned(self) -> Self:
+        """Requests that the planner has still to match."""
+        return self.filter(round__isnull=True, repeats__isnull=True, withdrawn_at__isnull=True)
+
+    def active(self) -> Self:
+        """Requests that stand: a disclosure recorded later is matched with them too."""
+        return self.filter(repeats__isnull=True, withdrawn_at__isnull=True, ended_at__isnull=True)
+
+
+class RemovalRequest(models.Model):
+    """A person's, or the publisher's, wish that content be removed (GDPR Art. 17, 19; CCPA 1798.105(c))."""
+
+    class Kind(models.TextChoices):
+        OPT_OUT = "opt_out", "opt-out"  # past copies removed, future releases excluded
+        DELETION = "deletion", "deletion"  # the subject, or the named items, are gone
+        RECALL = "recall", "recall"  # the publisher shared it in error
+        OFFBOARDING = "offboarding", "offboarding"  # everything that one partner holds
+        REINSTATEMENT = "reinstatement", "reinstatement"  # opted back in: future releases only
+
+    class Reason(models.TextChoices):
+        USER_REQUEST = "user_request", "user request"
+        ACCOUNT_DELETED = "account_deleted", "account deleted"
+        MADE_PRIVATE = "made_private", "made private"
+        MODERATED = "moderated", "moderated"
+        SHARED_IN_ERROR = "shared_in_error", "shared in error"
+        LEGAL_TAKEDOWN = "legal_takedown", "legal takedown"
+        LICENCE_ENDED = "licence_ended", "licence ended"
+
+    class State(models.TextChoices):
+        RECEIVED = "received", "received"  # durable; the planner has not matched it yet
+        PLANNED = "planned", "planned"  # each holder has a notice, and one of them is still open
+        CLOSED = "closed", "closed"  # nothing is open; a late disclosure opens it again
+
+    class Outcome(models.TextChoices):
+        FULFILLED = "fulfilled", "fulfilled"
+        PARTIALLY_FULFILLED = "partially_fulfilled", "partially fulfilled"
+        NOTHING_DISCLOSED = "nothing_disclosed", "nothing disclosed"
+        WITHDRAWN = "withdrawn", "withdrawn"
+
+    public_id = models.CharField("id", max_length=26, editable=False)
+    kind = models.CharField(max_length=20, choices=Kind)
+    reason = models.CharField(max_length=20, choices=Reason)
+    usages = ArrayField(models.TextField())
+    jurisdiction = models.CharField(max_length=20, blank=True)
+    received_at = models.DateTimeField(help_text="When the person asked; the platform's clock starts here.")
+    recorded_at = models.DateTimeField(db_default=Now(), editable=False)
+    respond_by = models.DateTimeField(help_text="The platform's duty to the person (GDPR Art. 12(3)).")
+    source = models.CharField(max_length=63)
+    idempotency_key = models.CharField(max_length=255)
+    body_digest = models.BinaryField(max_length=32, help_text="SHA-256 of the wish, to tell a repeat from another.")
+    release_ids = ArrayField(models.BigIntegerField(), null=True, blank=True, help_text="Only these; null: all.")
+    partner = models.ForeignKey(Partner, models.PROTECT, null=True, blank=True, help_text="Offboarding only.")
+
+    state = models.CharField(max_length=10, choices=State, default=State.RECEIVED)
+    outcome = models.CharField(max_length=20, choices=Outcome, blank=True)
+    closed_at = models.DateTimeField(null=True, blank=True)
+    round = models.BigIntegerField(null=True, blank=True, help_text="The planner round that matched it.")
+    repeats = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, related_name="repeated_by",
+        help_text="An earlier opt-out already says all of this; that one is told to partners.",
+    )  # fmt: skip
+    withdrawn_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True, help_text="Disclosures after this are not covered.")
+    ended_by = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="ends")
+
+    objects: ClassVar = RequestQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "request"
+        constraints = [
+            UniqueConstraint(fields=["public_id"], name="a_public_id_names_one_request"),
+            UniqueConstraint(fields=["source", "idempotency_key"], name="a_key_makes_one_request_per_source"),
+            CheckConstraint(condition=Q(usages__len__gt=0), name="a_request_is_about_some_usage"),
+            CheckConstraint(
+                condition=Q(state="closed", closed_at__isnull=False) & ~Q(outcome="")
+                | Q(state__in=["received", "planned"], closed_at__isnull=True, outcome=""),
+                name="a_request_has_an_outcome_once_closed",
+            ),
+            CheckConstraint(
+                condition=Q(round__isnull=True) | ~Q(state="received"), name="a_planned_request_is_no_longer_received"
+            ),
+            CheckConstraint(
+                condition=Q(kind="offboarding", partner__isnull=False) | ~Q(kind="offboarding") & Q(partner__isnull=True),
+                name="an_offboarding_names_its_partner",
+            ),
+        ]
+        indexes = [
+            Index(
+                fields=["id"],
+                name="request_unplanned",
+                condition=Q(round__isnull=True, repeats__isnull=True, withdrawn_at__isnull=True),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.public_id
+
+
+class RequestTarget(models.Model):
+    """What a request is about: a subject as a whole (``items`` null) or some of its items. Frozen when recorded."""
+
+    pk = models.CompositePrimaryKey("subject_id", "request_id")
+    subject = models.ForeignKey(Subject, models.PROTECT, db_index=False, related_name="+")
+    request = models.ForeignKey(RemovalRequest, models.PROTECT, related_name="targets")
+    items = ArrayField(models.TextField(), null=True)
+
+    def __str__(self) -> str:
+        return f"request {self.request_id} about subject {self.subject_id}"

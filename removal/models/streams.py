@@ -1,0 +1,235 @@
+"""Who has been told what: a numbered stream per partner, the messages that carry it, each try at sending one."""
+
+from typing import ClassVar, Self
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import CheckConstraint, F, Index, Q, UniqueConstraint
+from django.db.models.functions import Now
+
+from partners.models import Partner
+from removal.models.identifiers import new_id
+from removal.models.requests import RemovalRequest
+
+
+class Stream(models.Model):
+    """The numbered list of everything a partner must be told: 1, 2, 3 … ``head``, without holes."""
+
+    partner = models.OneToOneField(Partner, models.PROTECT, primary_key=True, related_name="stream")
+    epoch = models.PositiveIntegerField(default=1, help_text="A restore from a backup opens the next epoch at 1.")
+    head = models.BigIntegerField(default=0, help_text="The last number given.")
+    packed_through = models.BigIntegerField(default=0, help_text="The last number put in a message.")
+    received_through = models.BigIntegerField(default=0, help_text="The partner said it received all up to here.")
+
+    class Meta:
+        constraints = [
+            CheckConstraint(condition=Q(packed_through__lte=F("head")), name="only_given_numbers_are_packed"),
+            CheckConstraint(condition=Q(received_through__lte=F("packed_through")), name="only_sent_numbers_are_received"),
+            CheckConstraint(condition=Q(packed_through__gte=0, received_through__gte=0), name="numbers_start_at_1"),
+        ]
+
+    def __str__(self) -> str:
+        return f"stream {self.partner_id}"
+
+
+class NoticeQuerySet(models.QuerySet["Notice"]):
+    def open(self) -> Self:
+        """Notices that the partner has still to answer for good."""
+        return self.filter(withdrawn_at__isnull=True).exclude(handling__in=Notice.TERMINAL)
+
+
+class Notice(models.Model):
+    """What one partner must be told about one request, under one number of its stream (GDPR Art. 19)."""
+
+    class Handling(models.TextChoices):
+        """The partner's word, only ever forward."""
+
+        NONE = "none", "no word yet"
+        RECEIVED = "received", "received"
+        IN_PROGRESS = "in_progress", "in progress"  # repeats are heartbeats
+        COMPLETED = "completed", "completed"
+        PARTIALLY_COMPLETED = "partially_completed", "partially completed"
+        REJECTED = "rejected", "rejected"
+
+    TERMINAL = (Handling.COMPLETED, Handling.PARTIALLY_COMPLETED, Handling.REJECTED)
+
+    stream = models.ForeignKey(Stream, models.PROTECT, related_name="notices", db_index=False)
+    epoch = models.PositiveIntegerField()
+    sequence = models.BigIntegerField()
+    request = models.ForeignKey(RemovalRequest, models.PROTECT, related_name="notices", db_index=False)
+    kind = models.CharField(max_length=20, choices=RemovalRequest.Kind)
+    disclosures = ArrayField(models.BigIntegerField(), help_text="The handovers whose content it is about.")
+    item_count = models.BigIntegerField(help_text="Distinct items that the partner holds.")
+    round = models.BigIntegerField()
+    planned_at = models.DateTimeField(db_default=Now())
+    respond_by = models.DateTimeField(help_text="The partner's clock; it starts when the notice is planned.")
+    handling = models.CharField(max_length=20, choices=Handling, default=Handling.NONE)
+    acknowledged_at = models.DateTimeField(null=True, blank=True)
+    withdrawn_at = models.DateTimeField(
+        null=True, blank=True, help_text="The wish was withdrawn before this was sent; nothing is asked any more."
+    )
+
+    objects: ClassVar = NoticeQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            UniqueConstraint(fields=["stream", "epoch", "sequence"], name="a_sequence_is_used_once_in_a_stream"),
+            UniqueConstraint(fields=["request", "stream", "round"], name="a_round_tells_a_partner_once_of_a_request"),
+            CheckConstraint(condition=Q(sequence__gte=1), name="a_sequence_starts_at_1"),
+            CheckConstraint(
+                condition=Q(handling="none", acknowledged_at__isnull=True)
+                | ~Q(handling="none") & Q(acknowledged_at__isnull=False),
+                name="an_answered_notice_has_a_time",
+            ),
+        ]
+        indexes = [
+            Index(
+                fields=["stream", "respond_by"],
+                name="notice_open",
+                condition=Q(withdrawn_at__isnull=True)
+                & ~Q(handling__in=["completed", "partially_completed", "rejected"]),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"notice {self.sequence}"
+
+
+class Delivery(models.Model):
+    """One message: a range of a stream under one ``webhook-id``, for as many tries as it takes.
+
+    The range carries the delivery state of its notices; they have no column of their own for it.
+    """
+
+    class State(models.TextChoices):
+        WAITING = "waiting", "waiting"  # due at due_at, the first time or again
+        SENDING = "sending", "sending"  # leased to one worker until lease_until
+        DELIVERED = "delivered", "delivered"  # ended: see delivered_by
+        SPLIT = "split", "split"  # two children cover exactly its range
+        QUARANTINED = "quarantined", "quarantined"  # the partner refuses this one notice: a person must look
+
+    class DeliveredBy(models.TextChoices):
+        RESPONSE = "response", "a 2xx response"
+        ACKNOWLEDGED = "acknowledged", "the partner's acknowledgement"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    stream = models.ForeignKey(Stream, models.PROTECT, related_name="deliveries", db_index=False)
+    epoch = models.PositiveIntegerField()
+    first_sequence = models.BigIntegerField()
+    last_sequence = models.BigIntegerField()
+    state = models.CharField(max_length=12, choices=State, default=State.WAITING)
+    fence = models.PositiveIntegerField(default=0, help_text="Grows with every claim; only its holder may record.")
+    attempts = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    due_at = models.DateTimeField(db_default=Now())
+    lease_until = models.DateTimeField(null=True, blank=True)
+    delivered_at = models.DateTimeField(null=True, blank=True)
+    delivered_by = models.CharField(max_length=12, choices=DeliveredBy, blank=True)
+    suspect = models.BooleanField(
+        default=False, help_text="The partner refused its content; quarantined if others arrive meanwhile."
+    )
+    parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="children")
+    body_digest = models.BinaryField(max_length=32, null=True, blank=True, help_text="SHA-256 of the bytes sent.")
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+        constraints = [
+            CheckConstraint(
+                condition=Q(state="sending", lease_until__isnull=False)
+                | ~Q(state="sending") & Q(lease_until__isnull=True),
+                name="a_sending_delivery_has_a_lease",
+            ),
+            CheckConstraint(
+                condition=Q(state="delivered", delivered_at__isnull=False) & ~Q(delivered_by="")
+                | ~Q(state="delivered") & Q(delivered_at__isnull=True, delivered_by=""),
+                name="a_delivered_delivery_says_when_and_how",
+            ),
+            CheckConstraint(
+                condition=Q(first_sequence__gte=1, last_sequence__gte=F("first_sequence")),
+                name="a_range_runs_forward_from_1",
+            ),
+            CheckConstraint(condition=Q(attempts=0) | Q(body_digest__isnull=False), name="a_tried_delivery_has_a_body"),
+        ]
+        indexes = [
+            Index(fields=["stream", "due_at", "id"], name="delivery_due", condition=Q(state="waiting")),
+            Index(fields=["lease_until"], name="delivery_leased", condition=Q(state="sending")),
+            Index(fields=["stream", "epoch", "first_sequence"], name="delivery_range", condition=~Q(state="split")),
+            Index(fields=["stream", "delivered_at"], name="delivery_done", condition=Q(state="delivered")),
+        ]
+
+    def __str__(self) -> str:
+        return self.webhook_id
+
+    @property
+    def webhook_id(self) -> str:
+        """The ``webhook-id`` header (Standard Webhooks): the same on every try."""
+        return f"msg_{self.id.hex}"
+
+
+class DeliveryBody(models.Model):
+    """The exact bytes of a message, written at its first claim and never changed: retries and the desk read them."""
+
+    delivery = models.OneToOneField(Delivery, models.PROTECT, primary_key=True, related_name="body")
+    body = models.BinaryField()
+
+    class Meta:
+        verbose_name_plural = "delivery bodies"
+
+    def __str__(self) -> str:
+        return f"body of {self.delivery_id}"
+
+
+class Attempt(models.Model):
+    """One try at sending a message, written before the first byte leaves. Append only, but for closing it once."""
+
+    class Outcome(models.TextChoices):
+        DELIVERED = "delivered", "delivered"
+        REFUSED = "refused", "refused"
+        UNREACHABLE = "unreachable", "unreachable"
+        ABANDONED = "abandoned", "abandoned"  # its lease ran out: whether it arrived is unknown
+
+    delivery = models.ForeignKey(Delivery, models.PROTECT, related_name="tries", db_index=False)
+    number = models.PositiveIntegerField(help_text="The fence of its claim.")
+    url = models.CharField("URL", max_length=2000)
+    key_ids = ArrayField(models.TextField())
+    started_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.CharField(max_length=12, choices=Outcome, blank=True)
+    status = models.PositiveSmallIntegerField("HTTP status", null=True, blank=True)
+    reason = models.CharField(max_length=200, blank=True, help_text="Why it was unreachable.")
+    latency_ms = models.PositiveIntegerField("milliseconds", null=True, blank=True)
+    response_excerpt = models.TextField(blank=True, help_text="The partner's own words, at most 2 KiB.")
+    late_outcome = models.CharField(
+        max_length=12, blank=True, help_text="What its worker reported after losing the lease; it changed nothing."
+    )
+
+    class Meta:
+        constraints = [
+            UniqueConstraint(fields=["delivery", "number"], name="a_fence_is_tried_once"),
+            CheckConstraint(
+                condition=Q(finished_at__isnull=True, outcome="") | Q(finished_at__isnull=False) & ~Q(outcome=""),
+                name="a_finished_attempt_has_an_outcome",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.delivery_id}"
+
+
+class Incident(models.Model):
+    """Something is wrong with a partner's endpoint, not with one message. Closed by the next success."""
+
+    stream = models.ForeignKey(Stream, models.PROTECT, related_name="incidents", db_index=False)
+    kind = models.CharField(max_length=40, help_text="http_401, http_302, tls, gone …")
+    opened_at = models.DateTimeField(db_default=Now())
+    closed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            UniqueConstraint(
+                fields=["stream", "kind"], condition=Q(closed_at__isnull=True), name="an_incident_is_open_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.kind

@@ -1,0 +1,60 @@
+"""Whose content it is, and what they allow."""
+
+from django.db import models
+from django.db.models import CheckConstraint, Q, UniqueConstraint
+from django.db.models.functions import Now
+
+# Usage categories, version 1 (the AIPREF vocabulary and ours); "all" covers every one, named here or later.
+USAGES = ("all", "train-ai", "search", "bulk-dataset")
+
+
+class Subject(models.Model):
+    """The container a setting is made on: a site, a blog, an account. Its key is the platform's own string."""
+
+    key = models.TextField()
+
+    class Meta:
+        constraints = [
+            # Not unique=True, which would add a second index for LIKE.
+            UniqueConstraint(fields=["key"], name="a_subject_key_is_used_once"),
+            CheckConstraint(condition=~Q(key=""), name="a_subject_has_a_key"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Preference(models.Model):
+    """What a subject said about one usage, from when until when. The open row (no ``valid_to``) is in force."""
+
+    class Value(models.TextChoices):
+        ALLOW = "allow", "allow"
+        DISALLOW = "disallow", "disallow"
+
+    class Source(models.TextChoices):
+        EXPLICIT = "explicit", "explicit"  # the person said so
+        INHERITED = "inherited", "inherited"  # from the account to its sites
+        CONTAINER_STATE = "container_state", "container state"  # private, suspended, deleted
+        GPC = "gpc", "Global Privacy Control"
+        IMPORT = "import", "import"
+
+    subject = models.ForeignKey(Subject, models.PROTECT, related_name="preferences", db_index=False)
+    usage = models.CharField(max_length=40)
+    value = models.CharField(max_length=8, choices=Value)
+    source = models.CharField(max_length=15, choices=Source)
+    valid_from = models.DateTimeField(db_default=Now())
+    valid_to = models.DateTimeField(null=True, blank=True)
+    request = models.ForeignKey("RemovalRequest", models.PROTECT, null=True, blank=True, related_name="preferences")
+
+    class Meta:
+        constraints = [
+            UniqueConstraint(
+                fields=["subject", "usage"],
+                condition=Q(valid_to__isnull=True),
+                name="one_preference_is_in_force_per_subject_and_usage",
+            ),
+            CheckConstraint(condition=Q(value__in=["allow", "disallow"]), name="a_preference_allows_or_disallows"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.value} {self.usage}"

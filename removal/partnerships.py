@@ -1,0 +1,109 @@
+"""What staff do to partners: add, pause, resume, give new keys, change the address. Each leaves a log entry."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from partners import addresses, keys
+from partners.models import ApiKey, Endpoint, Partner
+from removal.models import LogEntry, Stream
+
+
+class InvalidPartner(Exception):
+    """A partner with these details cannot be. The message says which, and what to do."""
+
+
+class UnknownPartner(Exception):
+    """No partner has this slug."""
+
+
+@dataclass(frozen=True)
+class NewPartner:
+    """A partner with the two secrets that are shown once: ours that signs, theirs that calls."""
+
+    partner: Partner
+    secret: str
+    api_key: str
+
+
+@transaction.atomic(durable=True)
+def add_partner(*, actor: str, slug: str, name: str, url: str, now: datetime, **limits: int) -> NewPartner:
+    """Make a partner with its endpoint, stream, signing secret and API key.
+
+    ``limits`` are those of Endpoint: window, max_notices, rate_per_second. Raises InvalidPartner.
+    """
+    partner = Partner(slug=slug, name=name or slug)
+    endpoint = Endpoint(partner=partner, url=checked_url(url), **limits)
+    try:
+        partner.full_clean()
+        endpoint.full_clean(exclude=["partner"])
+    except ValidationError as error:
+        raise InvalidPartner("; ".join(error.messages)) from error
+    partner.save()
+    endpoint.save()
+    Stream.objects.create(partner=partner)
+    keys.ensure_service_key()
+    secret = keys.rotate_secret(partner=partner, now=now)
+    _, api_key = ApiKey.create(partner=partner)
+    _log(actor, "partner_added", partner)
+    return NewPartner(partner, secret, api_key)
+
+
+@transaction.atomic(durable=True)
+def set_paused(*, actor: str, slug: str, paused: bool) -> bool:
+    """Stop or resume the messages to a partner; returns whether that changed anything.
+
+    Obligations stay open and age while it is paused. A message that is on its way may still arrive.
+    """
+    partner = _lock(slug)
+    state = Partner.State.PAUSED if paused else Partner.State.LIVE
+    if partner.state == state:
+        return False
+    partner.state = state
+    partner.save(update_fields=["state"])
+    _log(actor, "partner_paused" if paused else "partner_resumed", partner)
+    return True
+
+
+@transaction.atomic(durable=True)
+def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta = keys.OVERLAP) -> str:
+    """Give a partner a new signing secret, to be shown once; the old one signs beside it until ``overlap`` is over."""
+    partner = _lock(slug)
+    secret = keys.rotate_secret(partner=partner, now=now, overlap=overlap)
+    _log(actor, "secret_rotated", partner)
+    return secret
+
+
+@transaction.atomic(durable=True)
+def change_endpoint(*, actor: str, slug: str, url: str, now: datetime) -> None:
+    """Send a partner's messages to another address from the next attempt on; ends a suspension. Raises InvalidPartner."""
+    partner = _lock(slug)
+    Endpoint.objects.filter(partner=partner).update(
+        url=checked_url(url), state=Endpoint.State.OPEN, state_reason="", changed_at=now
+    )
+    _log(actor, "endpoint_changed", partner)
+
+
+def checked_url(url: str) -> str:
+    """Return the address if messages may go there. Raises InvalidPartner with what is wrong."""
+    try:
+        addresses.check_url(
+            url, allow_http=settings.PARTNER_ALLOW_HTTP, allowed_networks=settings.PARTNER_ALLOWED_NETWORKS
+        )
+    except addresses.UrlRefused as error:
+        raise InvalidPartner(str(error)) from error
+    return url
+
+
+def _lock(slug: str) -> Partner:
+    partner = Partner.objects.select_for_update(no_key=True).filter(slug=slug).first()
+    if partner is None:
+        raise UnknownPartner(slug)
+    return partner
+
+
+def _log(actor: str, action: str, partner: Partner) -> None:
+    LogEntry.objects.create(actor=actor, action=action, about={"partner": partner.pk})

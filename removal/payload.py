@@ -1,0 +1,187 @@
+"""Notices -> the exact bytes that are signed (design §10).
+
+The bytes are made once, at a message's first claim, and stored: nothing that changes later alters a message.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NotRequired
+
+from django.conf import settings
+from django.db import connection
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+MAX_BYTES = 256 * 1024  # of one message
+MAX_INLINE_ITEMS = 1000  # of one notice; longer lists are fetched from items_url
+MAX_INLINE_BYTES = 64 * 1024  # of one notice, so that a message always holds one
+
+
+class Held(TypedDict):
+    """What the partner received in one release. Without ``items``, the list is at ``items_url``."""
+
+    release: str
+    items_total: int
+    items: NotRequired[list[str]]
+
+
+class Notice(TypedDict):
+    """One notice. ``items_total`` counts distinct items over all releases.
+
+    With ``withdrawn_at`` the wish was taken back before this was sent: nothing is asked, and no subject named.
+    """
+
+    sequence: int
+    kind: str
+    request: str
+    items_total: int
+    reason: NotRequired[str]
+    subject: NotRequired[str]
+    usages: NotRequired[list[str]]
+    held: NotRequired[list[Held]]
+    subjects_total: NotRequired[int]
+    releases: NotRequired[list[str]]
+    items_url: NotRequired[str]
+    received_at: NotRequired[str]
+    respond_by: NotRequired[str]
+    withdrawn_at: NotRequired[str]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A range of a stream and the bytes that carry it."""
+
+    first: int
+    last: int
+    body: bytes
+
+
+# Each notice of a range with its request, and its subject where it has only one.
+NOTICES = """
+select n.sequence, n.kind, r.reason, r.public_id, r.usages, n.item_count, r.received_at, n.respond_by, n.withdrawn_at,
+       t.subjects, t.subject
+  from removal_notice n
+  join removal_removalrequest r on r.id = n.request_id
+  cross join lateral (
+      select count(*) subjects, min(s.key) subject from removal_requesttarget t join removal_subject s on s.id = t.subject_id
+       where t.request_id = r.id) t
+ where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
+ order by n.sequence
+"""
+
+# What each notice's releases hold of its targets: item lists only where they are short enough to stand in the message.
+HELD = """
+select n.sequence, l.name, sum(x.item_count)::bigint,
+       case when n.item_count <= %(inline)s and count(*) = 1 then min(x.items) end
+  from removal_notice n
+  join lateral (select distinct l.id, l.name from removal_disclosure d join removal_release l on l.id = d.release_id
+                 where d.id = any(n.disclosures)) l on true
+  join removal_requesttarget t on t.request_id = n.request_id
+  join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = l.id
+  cross join lateral (
+      select coalesce(array_agg(i.item order by i.place), '{}') items, count(*) item_count
+        from unnest(m.items) with ordinality i(item, place) where t.items is null or i.item = any(t.items)) x
+ where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
+   and n.withdrawn_at is null and x.item_count > 0
+ group by n.sequence, n.item_count, l.id, l.name
+ order by n.sequence, l.id
+"""
+
+
+def as_time(moment: datetime) -> str:
+    """Write a time as the wire has it: RFC 3339, UTC, whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_notices(*, stream_id: int, epoch: int, first: int, last: int) -> list[Notice]:
+    """Read a range of a stream in the form that its partner sees."""
+    span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last, "inline": MAX_INLINE_ITEMS}
+    held: dict[int, list[Held]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(HELD, span)
+        for sequence, release, total, items in cursor.fetchall():
+            part = Held(release=release, items_total=total)
+            if items is not None:
+                part["items"] = items
+            held.setdefault(sequence, []).append(part)
+        cursor.execute(NOTICES, span)
+        return [_notice(row, held.get(row[0], [])) for row in cursor.fetchall()]
+
+
+def _notice(row: tuple, held: list[Held]) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
+    sequence, kind, reason, request, usages, items, received_at, respond_by, withdrawn_at, subjects, subject = row
+    notice = Notice(sequence=sequence, kind=kind, request=request, items_total=items)
+    if withdrawn_at:
+        notice["items_total"] = 0
+        notice["withdrawn_at"] = as_time(withdrawn_at)
+        return notice
+    notice["reason"] = reason
+    notice["usages"] = usages
+    if subjects == 1:
+        notice["subject"] = subject
+        notice["held"] = held
+        if not all("items" in part for part in held) or _size(held) > MAX_INLINE_BYTES:
+            notice["held"] = [Held(release=part["release"], items_total=part["items_total"]) for part in held]
+            notice["items_url"] = items_url(sequence)
+    else:
+        notice["subjects_total"] = subjects
+        notice["releases"] = [part["release"] for part in held]
+        notice["items_url"] = items_url(sequence)
+    notice["received_at"] = as_time(received_at)
+    notice["respond_by"] = as_time(respond_by)
+    return notice
+
+
+def items_url(sequence: int) -> str:
+    return f"{settings.PUBLIC_URL}/v1/stream/{sequence}/items"
+
+
+def pack(
+    notices: Sequence[Notice], *, partner: str, epoch: int, head: int, now: datetime, max_notices: int
+) -> list[Message]:
+    """Put notices, in order and without a gap, into as few messages as the limits allow."""
+    messages: list[Message] = []
+    batch: list[bytes] = []
+    size = 0
+    first = notices[0]["sequence"] if notices else 0
+    for notice in notices:
+        encoded = _encode(notice)
+        # An envelope takes less than 1 KiB.
+        if batch and (len(batch) == max_notices or size + len(encoded) > MAX_BYTES - 1024):
+            messages.append(_message(batch, first=first, partner=partner, epoch=epoch, head=head, now=now))
+            first, batch, size = notice["sequence"], [], 0
+        batch.append(encoded)
+        size += len(encoded) + 1
+    if batch:
+        messages.append(_message(batch, first=first, partner=partner, epoch=epoch, head=head, now=now))
+    return messages
+
+
+def _message(batch: list[bytes], *, first: int, partner: str, epoch: int, head: int, now: datetime) -> Message:
+    last = first + len(batch) - 1
+    envelope = {
+        "type": "removal.notices",
+        "version": "1",
+        "timestamp": as_time(now),
+        "data": {
+            "partner": partner,
+            "epoch": epoch,
+            "first": first,
+            "last": last,
+            "head": head,
+            "acknowledge_url": f"{settings.PUBLIC_URL}/v1/acknowledgements",
+            "notices": [],
+        },
+    }
+    # Each notice was encoded once, to be counted; they go between the brackets of the empty list.
+    opening = _encode(envelope).removesuffix(b"]}}")
+    return Message(first=first, last=last, body=b"%b%b]}}" % (opening, b",".join(batch)))
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _size(held: list[Held]) -> int:
+    return sum(len(item) * 4 + 3 for part in held for item in part.get("items", []))

@@ -1,0 +1,202 @@
+"""Requests x ledger -> notices, numbered in each holder's stream (design §6).
+
+A pair (request, disclosure) is matched in the round of its *later* member, whatever the order in which both were
+committed. Only one planner runs at a time, and its lock is a statement of its own: the planning statement's snapshot
+must be younger than the lock, or pairs are lost (docs/decisions/0003-one-planner.md).
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+
+log = structlog.get_logger()
+
+LOCK = 0x52454D4F  # "REMO": the planner's advisory lock, for it and for whoever must not run beside it
+
+MATCH_NEW = """
+-- (request, disclosure, entry) whose later member is in this round: new requests with all disclosures …
+select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, t.items
+  from new_request r
+  join removal_requesttarget t on t.request_id = r.id
+  join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or m.items && t.items)
+  join (select * from planned_disclosure union all select * from new_disclosure) d on d.release_id = m.release_id
+ where {covers}
+union all
+-- … and new disclosures with the requests planned before
+select r.id, d.id, d.partner_id, m.release_id, m.subject_id, t.items
+  from new_disclosure d
+  join removal_manifestentry m on m.release_id = d.release_id
+  join removal_requesttarget t on t.subject_id = m.subject_id and (t.items is null or m.items && t.items)
+  join planned_request r on r.id = t.request_id
+ where {covers}
+"""
+
+MATCH_MISSED = """
+-- planned on both sides, and yet no notice names the pair: must always be empty
+select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, t.items
+  from planned_request r
+  join removal_requesttarget t on t.request_id = r.id
+  join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or m.items && t.items)
+  join planned_disclosure d on d.release_id = m.release_id
+ where {covers}
+   and not exists (select from removal_notice n
+                    where n.request_id = r.id and n.stream_id = d.partner_id and d.id = any(n.disclosures))
+"""
+
+# Whether a request is about what a disclosure handed over.
+COVERS = """(r.release_ids is null or m.release_id = any(r.release_ids))
+   and (r.usages @> '{all}' or d.usages @> '{all}' or r.usages && d.usages)
+   and (r.ended_at is null or d.disclosed_at < r.ended_at)"""
+
+PLAN = """
+with
+-- rounds only have to grow; a gap after a rollback means nothing
+this as materialized (select nextval('removal_planner_round') as round),
+new_request as materialized (
+    select id, usages, release_ids, ended_at from removal_removalrequest
+     where round is null and repeats_id is null and withdrawn_at is null
+     order by id limit %(limit)s for no key update skip locked),
+new_disclosure as materialized (
+    select id, release_id, partner_id, usages, disclosed_at from removal_disclosure d
+     where not exists (select from removal_planneddisclosure p where p.disclosure_id = d.id)
+     order by id limit %(limit)s),
+planned_disclosure as (
+    select d.id, d.release_id, d.partner_id, d.usages, d.disclosed_at
+      from removal_disclosure d join removal_planneddisclosure p on p.disclosure_id = d.id),
+planned_request as (
+    select id, usages, release_ids, ended_at from removal_removalrequest
+     where round is not null and withdrawn_at is null),
+member as materialized ({match}),
+-- one notice for each (request, partner)
+told as (
+    select request_id, partner_id, array_agg(distinct disclosure_id order by disclosure_id) disclosures
+      from member group by 1, 2),
+-- its distinct items: a release handed over twice, or an item in several releases, counts once
+counted as (
+    select x.request_id, x.partner_id, count(distinct (x.subject_id, i.item)) items
+      from (select distinct request_id, partner_id, release_id, subject_id, items from member) x
+      join removal_manifestentry m on m.subject_id = x.subject_id and m.release_id = x.release_id
+      cross join unnest(m.items) i(item)
+     where x.items is null or i.item = any(x.items)
+     group by 1, 2),
+needed as materialized (select partner_id, count(*) notices from told group by 1),
+-- streams are locked in order of partner, as everywhere
+locked as materialized (
+    select s.partner_id, s.head, s.epoch from removal_stream s
+     where s.partner_id in (select partner_id from needed) order by s.partner_id for no key update),
+numbered as (
+    insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round, planned_at,
+                                respond_by, handling)
+    select t.partner_id, l.epoch, l.head + row_number() over (partition by t.partner_id order by t.request_id),
+           t.request_id, r.kind, t.disclosures, c.items, this.round, clock_timestamp(),
+           clock_timestamp() + %(respond_within)s, 'none'
+      from told t
+      join counted c using (request_id, partner_id)
+      join locked l on l.partner_id = t.partner_id
+      join removal_removalrequest r on r.id = t.request_id
+      cross join this
+    returning 1),
+heads as (
+    update removal_stream s set head = s.head + n.notices from needed n where s.partner_id = n.partner_id
+    returning s.partner_id, s.head - n.notices + 1 first, s.head last),
+matched as (
+    update removal_removalrequest q
+       set round = this.round,
+           state = case when t.request_id is null then 'closed' else 'planned' end,
+           outcome = case when t.request_id is null then 'nothing_disclosed' else '' end,
+           closed_at = case when t.request_id is null then clock_timestamp() end
+      from new_request n left join (select distinct request_id from told) t on t.request_id = n.id, this
+     where q.id = n.id returning 1),
+-- a late disclosure opens its closed requests again
+reopened as (
+    update removal_removalrequest q set state = 'planned', outcome = '', closed_at = null
+     where q.state = 'closed' and q.id in (select request_id from told) and q.id not in (select id from new_request)
+    returning q.public_id),
+marked as (
+    insert into removal_planneddisclosure (disclosure_id, round) select n.id, this.round from new_disclosure n, this
+    returning 1),
+summary as (
+    select (select round from this) round, (select count(*) from matched) requests,
+           (select count(*) from marked) disclosures, (select count(*) from numbered) notices,
+           coalesce((select array_agg(partner_id) from heads), '{{}}') partner_ids),
+logged as (
+    insert into removal_logentry (actor, action, about)
+    select 'planner', %(action)s, jsonb_build_object(
+               'round', round, 'requests', requests, 'disclosures', disclosures, 'notices', notices,
+               'reopened', (select coalesce(jsonb_agg(public_id), '[]') from reopened),
+               'streams', (select coalesce(jsonb_agg(jsonb_build_array(partner_id, first, last)), '[]') from heads))
+      from summary where requests + disclosures + notices > 0
+    returning 1)
+select requests, disclosures, notices, partner_ids, (select count(*) from logged) from summary
+"""
+
+PLAN_NEW = PLAN.format(match=MATCH_NEW.format(covers=COVERS))
+PLAN_MISSED = PLAN.format(match=MATCH_MISSED.format(covers=COVERS))
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one planner transaction matched; ``partner_ids`` are those whose stream grew."""
+
+    requests: int
+    disclosures: int
+    notices: int
+    partner_ids: tuple[int, ...]
+
+    @property
+    def found_nothing(self) -> bool:
+        return not (self.requests or self.disclosures or self.notices)
+
+
+@transaction.atomic(durable=True)
+def plan_round(*, limit: int = 1000) -> Round | None:
+    """Match up to ``limit`` requests and as many disclosures, or return None while another planner runs."""
+    return _run(PLAN_NEW, action="planned", limit=limit)
+
+
+def plan(*, budget: timedelta) -> set[int]:
+    """Plan rounds until nothing is left or ``budget`` is spent; returns the partners whose streams grew.
+
+    Where another planner is at work, waits a moment for it: it may have started before the caller's rows were there.
+    """
+    end = time.monotonic() + budget.total_seconds()
+    grown: set[int] = set()
+    pauses = iter((0.02, 0.05, 0.1))
+    while time.monotonic() < end:
+        done = plan_round()
+        if done is None:
+            pause = next(pauses, None)
+            if pause is None:
+                break  # whoever holds the lock goes on until nothing is left; the sweep looks again anyway
+            time.sleep(pause)
+        elif done.found_nothing:
+            break
+        else:
+            grown.update(done.partner_ids)
+    return grown
+
+
+@transaction.atomic(durable=True)
+def reconcile() -> Round | None:
+    """Plan pairs that a round should have matched and did not. There are none; if there are, this is an alert."""
+    found = _run(PLAN_MISSED, action="reconciled", limit=0)
+    if found and found.notices:
+        log.error("planner_missed_pairs", notices=found.notices, partner_ids=found.partner_ids)
+    return found
+
+
+def _run(statement: str, *, action: str, limit: int) -> Round | None:
+    with connection.cursor() as cursor:
+        # A statement of its own, before the planning statement: see the module's docstring.
+        cursor.execute("select pg_try_advisory_xact_lock(%s)", [LOCK])
+        if not cursor.fetchone()[0]:
+            return None
+        cursor.execute(
+            statement, {"limit": limit, "action": action, "respond_within": settings.NOTICE_RESPOND_WITHIN}
+        )
+        requests, disclosures, notices, partner_ids, _ = cursor.fetchone()
+    return Round(requests, disclosures, notices, tuple(partner_ids))

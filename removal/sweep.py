@@ -1,0 +1,76 @@
+"""Look for work without being told: what makes the broker, and any other worker, optional (design §2.3).
+
+Every worker process runs this on a timer: it frees the messages of dead workers, plans, sends what is due, and now and
+then checks that the planner missed nothing.
+"""
+
+import random
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+
+import structlog
+from django.conf import settings
+from django.db import close_old_connections, connection
+
+from removal import delivery, planning
+
+log = structlog.get_logger()
+
+# Partners that a sweep sends to at once: one that hangs must not keep the others waiting.
+AT_ONCE = 4
+
+
+class Sweeper:
+    """One process's timer. ``run`` returns only when ``stop`` is called."""
+
+    def __init__(self, *, interval: timedelta, reconcile_interval: timedelta) -> None:
+        self.interval = interval
+        self.reconcile_interval = reconcile_interval
+        self.reconcile_at = time.monotonic() + reconcile_interval.total_seconds() * random.random()  # noqa: S311
+        self.pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="sweep")
+        self.draining: dict[int, Future[None]] = {}
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        # Jitter: many processes that started together must not look together.
+        while not self.stopping.wait(self.interval.total_seconds() * random.uniform(0.75, 1.25)):  # noqa: S311
+            try:
+                close_old_connections()
+                self.sweep()
+            except Exception:
+                # The outermost loop of a process that must not end: the next turn may find the database back.
+                log.exception("sweep_failed")
+                connection.close()
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    def sweep(self) -> None:
+        """Do one turn. Sending goes on in the pool when this returns."""
+        delivery.reap()
+        planning.plan(budget=self.interval)
+        self.draining = {id: future for id, future in self.draining.items() if not future.done()}
+        for partner_id in delivery.due_partners():
+            if partner_id not in self.draining:
+                self.draining[partner_id] = self.pool.submit(self._drain, partner_id)
+        if time.monotonic() >= self.reconcile_at:
+            self.reconcile_at = time.monotonic() + self.reconcile_interval.total_seconds()
+            planning.reconcile()
+
+    def _drain(self, partner_id: int) -> None:
+        try:
+            close_old_connections()
+            delivery.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, patient=False)
+        except Exception:
+            # Its claims come back when their lease ends.
+            log.exception("drain_failed", partner_id=partner_id)
+            connection.close()
+
+
+def start(*, interval: timedelta) -> Sweeper:
+    """Start this process's sweeper on a thread of its own, which ends with the process."""
+    sweeper = Sweeper(interval=interval, reconcile_interval=settings.RECONCILE_INTERVAL)
+    threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+    return sweeper

@@ -1,0 +1,20 @@
+"""Celery's way in: ids by keyword, one call inward, no rules. Each may run twice, late or never."""
+
+from celery import shared_task
+from django.conf import settings
+
+from removal import delivery, hints, planning
+
+
+@shared_task(name="removal.tasks.plan", ignore_result=True)
+def plan(**_newer: object) -> None:
+    """Match what is new, and hint at each stream that grew."""
+    for partner_id in planning.plan(budget=settings.DRAIN_BUDGET):
+        hints.hint_stream(partner_id=partner_id)
+
+
+@shared_task(name="removal.tasks.drain_stream", ignore_result=True)
+def drain_stream(*, partner_id: int, **_newer: object) -> None:
+    """Send what one partner is due."""
+    if delivery.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET):
+        hints.hint_stream(partner_id=partner_id)

@@ -1,0 +1,33 @@
+"""A pytest plugin: gives the settings what they need, before pytest-django reads them.
+
+Loaded by ``-p tests.postgres``, which imports it first of all, and only here is early enough. Without a DATABASE_URL it
+starts one throw-away server. The workers of pytest-xdist inherit the environment and with it everything decided here.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+from removal.config import embedded
+
+
+def _make_folder() -> Path:
+    """Make a folder that is removed at the end of the run."""
+    folder = Path(tempfile.mkdtemp(prefix="removal-tests-", dir="/tmp"))
+    folder.chmod(0o711)  # root's server runs as nobody, who has to pass through
+    # Registered before the server's own exit handler, so it runs after it.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+if "REMOVAL_VAR" not in os.environ:
+    os.environ["REMOVAL_VAR"] = str(_make_folder())
+if "DATABASE_URL" not in os.environ:
+    os.environ["DATABASE_URL"] = embedded.ensure_running(_make_folder() / "postgres", durable=False)
+os.environ.setdefault("SECRET_KEY", "only for tests")
+os.environ.setdefault("ENCRYPTION_KEYS", Fernet.generate_key().decode())
+os.environ.setdefault("PUBLIC_URL", "http://testserver")
