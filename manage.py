@@ -7,12 +7,15 @@ import sys
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
 
+# The demo brings its own PostgreSQL and its partners listen on loopback; no other command does so by itself, since an
+# empty ledger that starts by mistake would read as "nobody opted out".
+DEMO = {"REMOVAL_EMBEDDED": "1", "PARTNER_ALLOW_HTTP": "1", "PARTNER_ALLOWED_NETWORKS": "127.0.0.0/8"}
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "removal.config.settings")
     if sys.argv[1:2] == ["demo"]:
-        # The demo brings its own PostgreSQL; nothing else may start an empty ledger by mistake.
-        os.environ.setdefault("REMOVAL_EMBEDDED", "1")
+        os.environ |= DEMO | os.environ
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:

@@ -153,6 +153,15 @@ def read_items(line: bytes) -> list[Item]:
     return [(entry["subject"], item) for item in entry["items"]]
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """Follow nothing: urllib would take our key along to wherever it is sent."""
+
+
+# Nor does any proxy of the environment get to see the key.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
+
+
 class Service:
     """The removal service, as this partner calls it. Every call may raise each of ``NO_USABLE_ANSWER``."""
 
@@ -197,15 +206,6 @@ class Service:
             return response.read(), response.headers
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        """Follow nothing: urllib would take our key along to wherever it is sent."""
-
-
-# Nor does any proxy of the environment get to see the key.
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
-
-
 @dataclass(frozen=True)
 class Notice:
     epoch: int
@@ -232,7 +232,7 @@ def read_notice(line: Mapping[str, Any], *, epoch: int) -> Notice:
     return Notice(epoch, int(line["sequence"]), kind, int(line["items_total"]), items, items_url)
 
 
-class Refused(Exception):  # noqa: N818 (named after what happened)
+class Refused(Exception):
     """This message is not accepted. The sender gets the status; ``code`` is the verdict we write down."""
 
     def __init__(self, status: HTTPStatus, code: str) -> None:
@@ -272,8 +272,6 @@ class Partner:
         notices: list[Notice] = []
         refused: Refused | None = None
         try:
-            if len(body) > MAX_BODY_BYTES:
-                raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large")
             self._verify(headers=headers, body=body, now=now)
             verified = True
             notices = self._read(body)
@@ -304,6 +302,8 @@ class Partner:
         return HTTPStatus.OK, {"acknowledgements": received}
 
     def _verify(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
+        if len(body) > MAX_BODY_BYTES:
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large")
         try:
             signing.verify(headers=headers, body=body, keys=self._keys, now=now)
         except signing.NoMatchingSignature:
@@ -369,7 +369,7 @@ class Partner:
         )
 
     def keep_calling(self, service: Service) -> None:
-        """Fetch and post for ever: when a message brought work, and with growing waits what did not succeed."""
+        """Fetch and post for ever: at once what a message brought, and with growing waits what did not succeed."""
         wait_seconds = FIRST_WAIT_SECONDS
         while True:
             self._work_came.clear()
@@ -554,7 +554,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m partners.reference",
         description="A partner that receives removal notices, removes, and says what it did.",
-        epilog="REFERENCE_API_KEY and REFERENCE_SECRET (several with spaces) keep secrets off the command line.",
+        epilog="Keys may stay off the command line: REFERENCE_API_KEY, and REFERENCE_SECRET with one or more secrets.",
         allow_abbrev=False,
     )
     hmac_secret, public_key = option(signing.HmacSecret.from_text), option(signing.Ed25519PublicKey.from_text)
@@ -566,9 +566,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--api-key", metavar="KEY", help="this partner's key to the service")
     add("--secret", type=hmac_secret, action="append", metavar="whsec_…", help="v1; both, while it is changed")
     add("--public-key", type=public_key, action="append", metavar="whpk_…", help="v1a; default: ask the service")
-    add(
-        "--holds", type=Path, metavar="FILE", help='what is held, as lines of {"subject", "items"}; default: everything'
-    )
+    add("--holds", type=Path, metavar="FILE", help='what is held: lines of {"subject", "items"}; default: everything')
     add("--refuse-first", type=int, default=0, metavar="N", help="answer 503 to the first N requests")
     add("--delay", type=option(read_seconds), default=0.0, metavar="SECONDS", help="wait before each answer")
     add("--no-acknowledge", action="store_true", help="do the work, but do not call the service's API")
@@ -576,7 +574,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    logging.basicConfig(format="%(levelname)s %(message)s")
     parser = make_parser()
     options = parser.parse_args(arguments)
     api_key = options.api_key or os.environ.get("REFERENCE_API_KEY", "")
@@ -591,24 +588,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.no_acknowledge and not (options.service_url and api_key):
         parser.error("give --service-url and --api-key, or --no-acknowledge")
 
+    logging.basicConfig(format="%(levelname)s %(message)s")
     service = Service(url=options.service_url, api_key=api_key) if options.service_url else None
     try:
-        store = Store(options.database)
-        if options.holds:
-            with store.transaction() as db:
-                load_holdings(db, options.holds)
-        partner = Partner(
-            slug=options.slug,
-            store=store,
-            keys=keys,
-            key_service=None if options.public_key else service,
-            refuse_first=options.refuse_first,
-        )
-        receiver = Receiver(options.listen, partner=partner, delay_seconds=options.delay)
-    except (OSError, OverflowError, sqlite3.Error, ValueError) as error:
+        with closing(Store(options.database)) as store:
+            if options.holds:
+                with store.transaction() as db:
+                    load_holdings(db, options.holds)
+            partner = Partner(
+                slug=options.slug,
+                store=store,
+                keys=keys,
+                key_service=None if options.public_key else service,
+                refuse_first=options.refuse_first,
+            )
+            with Receiver(options.listen, partner=partner, delay_seconds=options.delay) as receiver:
+                serve(receiver, service=None if options.no_acknowledge else service)
+    except (OSError, sqlite3.Error, ValueError) as error:
         parser.error(str(error))
-    with closing(store), receiver:
-        serve(receiver, service=None if options.no_acknowledge else service)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 (an error here is named after what went wrong)
 """Sign and verify messages as Standard Webhooks 1.0.0 says. Pure: no clock, no settings, no database.
 
 The specification: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md.

@@ -136,7 +136,9 @@ def _take(stream: Stream, block: Sequence[Statement], answer: Answer, key_prefix
             continue
         if notice.sequence > stream.packed_through:
             answer.refused.append(
-                Refusal(notice.sequence, "not_yet_sent", "This number has not been sent to you yet. Answer when it comes.")
+                Refusal(
+                    notice.sequence, "not_yet_sent", "This number has not been sent to you yet. Answer when it comes."
+                )
             )
             continue
         if notice.handling == Handling.NONE and notice.sequence <= stream.received_through:
@@ -253,9 +255,7 @@ def _write(stream: Stream, accepted: Sequence[Statement], key_prefix: str) -> No
     )
 
 
-def _row(
-    stream: Stream, statement: Statement, first: int, last: int, channel: str, key_prefix: str
-) -> Acknowledgement:
+def _row(stream: Stream, statement: Statement, first: int, last: int, channel: str, key_prefix: str) -> Acknowledgement:
     return Acknowledgement(
         stream=stream,
         epoch=stream.epoch,
@@ -307,9 +307,15 @@ def _take_range(partner_id: int, key_prefix: str, statement: Statement, answer: 
                 return
             is_receipt = statement.status == Handling.RECEIVED
             last = through if is_receipt else min(through, first + STEP - 1)
-            moved = _move_watermark(cursor, stream, last) if is_receipt else _move_range(cursor, stream, statement, first, last)
+            moved = (
+                _move_watermark(cursor, stream, last)
+                if is_receipt
+                else _move_range(cursor, stream, statement, first, last)
+            )
             if moved:
-                _append_range(stream, statement, first, last, channel=Acknowledgement.Channel.API, key_prefix=key_prefix)
+                _append_range(
+                    stream, statement, first, last, channel=Acknowledgement.Channel.API, key_prefix=key_prefix
+                )
             settle_deliveries(cursor, stream_id=partner_id)
         answer.accepted += moved
         answer.unchanged += last - first + 1 - moved

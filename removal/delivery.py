@@ -4,7 +4,6 @@ A claim leases ranges of one partner's stream and writes the attempts before the
 only from the holder of the newest fence. Whoever touches a stream's deliveries locks the stream first (design §7).
 """
 
-import hashlib
 import random
 import time
 import uuid
@@ -67,8 +66,8 @@ class Result:
 # --- claim ---
 
 LOCK_STREAM = """
-select s.epoch, s.head, s.packed_through, p.slug, p.state = 'live' and e.state = 'open', e.url, e."window", e.max_notices,
-       clock_timestamp()
+select s.epoch, s.head, s.packed_through, p.slug, p.state = 'live' and e.state = 'open', e.url,
+       e."window", e.max_notices, clock_timestamp()
   from removal_stream s
   join partners_partner p on p.id = s.partner_id
   join partners_endpoint e on e.partner_id = s.partner_id
@@ -155,13 +154,11 @@ def claim_due(*, partner_id: int, patient: bool = True) -> list[Claim]:
             return []
         signer = signer_for(partner_id=partner_id, now=now)
         ids, firsts, lasts, bodies = (list(column) for column in zip(*messages, strict=True))
-        cursor.execute(
-            CLAIM,
-            {
-                "ids": ids, "firsts": firsts, "lasts": lasts, "bodies": bodies, "stream": partner_id, "epoch": epoch,
-                "lease": settings.DELIVERY_LEASE, "url": url, "key_ids": list(signer.key_ids),
-            },
-        )  # fmt: skip
+        parameters: dict[str, Any] = {
+            "ids": ids, "firsts": firsts, "lasts": lasts, "bodies": bodies, "stream": partner_id, "epoch": epoch,
+            "lease": settings.DELIVERY_LEASE, "url": url, "key_ids": list(signer.key_ids),
+        }  # fmt: skip
+        cursor.execute(CLAIM, parameters)
         leased = {delivery_id: (fence, attempt) for delivery_id, fence, attempt in cursor.fetchall()}
     return [
         Claim(delivery_id, first, last, *leased[delivery_id], url=url, body=body, signer=signer)
@@ -303,7 +300,7 @@ def record(results: Sequence[Result], *, partner_id: int) -> None:
     """
     with connection.cursor() as cursor:
         cursor.execute("select from removal_stream where partner_id = %s for no key update", [partner_id])
-        cursor.execute(RECORD, {"stream": partner_id} | _columns(results))
+        cursor.execute(RECORD, {**_columns(results), "stream": partner_id})
         states = dict(cursor.fetchall())
         for result in results:
             state = states.get(result.claim.delivery_id)
@@ -372,7 +369,8 @@ select count(*) from lost
 def reap() -> int:
     """Free the messages of workers that are gone; returns how many. Their outcome is marked as unknown."""
     with connection.cursor() as cursor:
-        cursor.execute(REAP, {"soon": AFTER_REAPING})
+        parameters: dict[str, Any] = {"soon": AFTER_REAPING}
+        cursor.execute(REAP, parameters)
         (count,) = cursor.fetchone()
     return int(count)
 

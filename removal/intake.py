@@ -94,8 +94,9 @@ LOCK_SUBJECTS = "select id, key from removal_subject where key = any(%(keys)s) o
 REQUESTS = """
 insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at, recorded_at, respond_by,
                                     source, idempotency_key, body_digest, state, outcome)
-select w.public_id, w.kind, w.reason, string_to_array(w.usages, ' '), w.jurisdiction, w.received_at, clock_timestamp(),
-       ((w.received_at at time zone 'UTC') + interval '1 month') at time zone 'UTC', %(source)s, w.key, w.digest, 'received', ''
+select w.public_id, w.kind, w.reason, string_to_array(w.usages, ' '), w.jurisdiction, w.received_at,
+       clock_timestamp(), ((w.received_at at time zone 'UTC') + interval '1 month') at time zone 'UTC',
+       %(source)s, w.key, w.digest, 'received', ''
   from unnest(%(public_ids)s::text[], %(kinds)s::text[], %(reasons)s::text[], %(usages)s::text[],
               %(jurisdictions)s::text[], %(received)s::timestamptz[], %(keys)s::text[], %(digests)s::bytea[])
        w(public_id, kind, reason, usages, jurisdiction, received_at, key, digest)
@@ -111,7 +112,8 @@ select idempotency_key, public_id, body_digest from removal_removalrequest
 
 # What already stands: open refusals that a request set which is told to partners.
 STANDING = """
-select p.subject_id, p.usage, p.request_id from removal_preference p join removal_removalrequest r on r.id = p.request_id
+select p.subject_id, p.usage, p.request_id
+  from removal_preference p join removal_removalrequest r on r.id = p.request_id
  where p.subject_id = any(%(subjects)s) and p.valid_to is null and p.value = 'disallow'
    and r.kind = 'opt_out' and r.ended_at is null and r.withdrawn_at is null
 """
@@ -168,10 +170,6 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
     new = {new_ulid(): wish for wish in first_of_key.values()}
     keys = list(first_of_key)
     with connection.cursor() as cursor:
-        subject_keys = sorted({wish.subject for wish in new.values()})
-        cursor.execute(SUBJECTS, {"keys": subject_keys})
-        cursor.execute(LOCK_SUBJECTS, {"keys": subject_keys})
-        subject_ids = {key: id for id, key in cursor.fetchall()}
         cursor.execute(
             REQUESTS,
             {
@@ -189,12 +187,20 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
         created = {public_id: request_id for request_id, public_id in cursor.fetchall()}
         written = [(created[public_id], wish) for public_id, wish in new.items() if public_id in created]
         if written:
+            subjects = {"keys": [wish.subject for _, wish in written]}
+            cursor.execute(SUBJECTS, subjects)
+            cursor.execute(LOCK_SUBJECTS, subjects)
+            subject_ids = {key: subject_id for subject_id, key in cursor.fetchall()}
             with cursor.copy("copy removal_requesttarget (request_id, subject_id, items) from stdin") as copy:
                 for request_id, wish in written:
                     copy.write_row((request_id, subject_ids[wish.subject], list(wish.items) if wish.items else None))
             _set_preferences(
                 cursor,
-                [(id, subject_ids[wish.subject], wish.usages) for id, wish in written if wish.kind == Kind.OPT_OUT],
+                [
+                    (request_id, subject_ids[wish.subject], wish.usages)
+                    for request_id, wish in written
+                    if wish.kind == Kind.OPT_OUT
+                ],
             )
             cursor.execute(LOG, {"actor": actor, "public_ids": list(created)})
         cursor.execute(FOUND, {"source": source, "keys": keys})
@@ -206,9 +212,7 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
     for wish in wishes:
         public_id, digest = found[wish.idempotency_key]
         is_first = wish is first_of_key[wish.idempotency_key]
-        answers.append(
-            Recorded(public_id, created=is_first and public_id in created, conflict=digest != wish.digest)
-        )
+        answers.append(Recorded(public_id, created=is_first and public_id in created, conflict=digest != wish.digest))
     return answers
 
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
 from partners.models import Partner
 from removal import hints
 from removal.models import Dataset, Disclosure, LogEntry, Release
+from removal.models.ledger import name_validator
 
 
 class UnknownRelease(Exception):
@@ -22,6 +24,10 @@ class UnknownPartner(Exception):
 
 class ReleaseExists(Exception):
     """The name is taken."""
+
+
+class InvalidName(Exception):
+    """A release or dataset cannot be called this. The message says what a name may be."""
 
 
 class ReleaseIsSealed(Exception):
@@ -69,7 +75,12 @@ class Counts:
 
 @transaction.atomic(durable=True)
 def create_release(*, actor: str, name: str, dataset: str, source: str) -> Release:
-    """Start a release, and its dataset if that is new. Raises ReleaseExists."""
+    """Start a release, and its dataset if that is new. Raises ReleaseExists or InvalidName."""
+    try:
+        name_validator(name)
+        name_validator(dataset)
+    except ValidationError as error:
+        raise InvalidName(error.message) from error
     in_dataset, _ = Dataset.objects.get_or_create(name=dataset)
     try:
         with transaction.atomic():

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models.functions import Now
 
 from partners import addresses, keys
-from partners.models import ApiKey, Endpoint, Partner
+from partners.models import ApiKey, Endpoint, Partner, slug_validator
 from removal.models import LogEntry, Stream
 
 
@@ -18,6 +19,10 @@ class InvalidPartner(Exception):
 
 class UnknownPartner(Exception):
     """No partner has this slug."""
+
+
+class UnknownKey(Exception):
+    """No API key has this prefix."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,40 @@ def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta = 
 
 @transaction.atomic(durable=True)
 def change_endpoint(*, actor: str, slug: str, url: str, now: datetime) -> None:
-    """Send a partner's messages to another address from the next attempt on; ends a suspension. Raises InvalidPartner."""
+    """Send a partner's messages elsewhere from the next attempt on, and end a suspension. Raises InvalidPartner."""
     partner = _lock(slug)
     Endpoint.objects.filter(partner=partner).update(
         url=checked_url(url), state=Endpoint.State.OPEN, state_reason="", changed_at=now
     )
     _log(actor, "endpoint_changed", partner)
+
+
+@transaction.atomic(durable=True)
+def create_api_key(*, actor: str, source: str = "", slug: str | None = None) -> tuple[ApiKey, str]:
+    """Make a key for a platform's ``source`` or for a partner; returns it with its text, which is not kept.
+
+    Raises UnknownPartner, or ValidationError for a source that is no slug.
+    """
+    if slug is None:
+        slug_validator(source)
+        key, text = ApiKey.create(source=source)
+    else:
+        key, text = ApiKey.create(partner=_lock(slug))
+    LogEntry.objects.create(actor=actor, action="api_key_created", about={"api_key": key.pk})
+    return key, text
+
+
+@transaction.atomic(durable=True)
+def revoke_api_key(*, actor: str, prefix: str) -> bool:
+    """End a key at once; returns whether that changed anything. Raises UnknownKey."""
+    key = ApiKey.objects.select_for_update().filter(prefix=prefix).first()
+    if key is None:
+        raise UnknownKey(prefix)
+    if key.revoked_at:
+        return False
+    ApiKey.objects.filter(pk=key.pk).update(revoked_at=Now())
+    LogEntry.objects.create(actor=actor, action="api_key_revoked", about={"api_key": key.pk})
+    return True
 
 
 def checked_url(url: str) -> str:

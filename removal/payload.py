@@ -64,7 +64,8 @@ select n.sequence, n.kind, r.reason, r.public_id, r.usages, n.item_count, r.rece
   from removal_notice n
   join removal_removalrequest r on r.id = n.request_id
   cross join lateral (
-      select count(*) subjects, min(s.key) subject from removal_requesttarget t join removal_subject s on s.id = t.subject_id
+      select count(*) subjects, min(s.key) subject
+        from removal_requesttarget t join removal_subject s on s.id = t.subject_id
        where t.request_id = r.id) t
  where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
  order by n.sequence

@@ -8,6 +8,7 @@ must be younger than the lock, or pairs are lost (docs/decisions/0003-one-planne
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -89,8 +90,8 @@ locked as materialized (
     select s.partner_id, s.head, s.epoch from removal_stream s
      where s.partner_id in (select partner_id from needed) order by s.partner_id for no key update),
 numbered as (
-    insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round, planned_at,
-                                respond_by, handling)
+    insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round,
+                                planned_at, respond_by, handling)
     select t.partner_id, l.epoch, l.head + row_number() over (partition by t.partner_id order by t.request_id),
            t.request_id, r.kind, t.disclosures, c.items, this.round, clock_timestamp(),
            clock_timestamp() + %(respond_within)s, 'none'
@@ -195,8 +196,11 @@ def _run(statement: str, *, action: str, limit: int) -> Round | None:
         cursor.execute("select pg_try_advisory_xact_lock(%s)", [LOCK])
         if not cursor.fetchone()[0]:
             return None
-        cursor.execute(
-            statement, {"limit": limit, "action": action, "respond_within": settings.NOTICE_RESPOND_WITHIN}
-        )
+        parameters: dict[str, Any] = {
+            "limit": limit,
+            "action": action,
+            "respond_within": settings.NOTICE_RESPOND_WITHIN,
+        }
+        cursor.execute(statement, parameters)
         requests, disclosures, notices, partner_ids, _ = cursor.fetchone()
     return Round(requests, disclosures, notices, tuple(partner_ids))

@@ -32,7 +32,7 @@ select p.slug, n.sequence, n.kind,
 
 @dataclass(frozen=True)
 class PartnerLine:
-    """Where one partner stands with one request. The first three states are ours, ``handling`` is the partner's word."""
+    """Where one partner stands with one request. ``delivery`` is our state, ``handling`` is the partner's word."""
 
     partner: str
     sequence: int

@@ -51,7 +51,7 @@ class Sweeper:
         """Do one turn. Sending goes on in the pool when this returns."""
         delivery.reap()
         planning.plan(budget=self.interval)
-        self.draining = {id: future for id, future in self.draining.items() if not future.done()}
+        self.draining = {partner: future for partner, future in self.draining.items() if not future.done()}
         for partner_id in delivery.due_partners():
             if partner_id not in self.draining:
                 self.draining[partner_id] = self.pool.submit(self._drain, partner_id)

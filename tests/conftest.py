@@ -35,7 +35,6 @@ def _empty_every_table(self: TransactionTestCase) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _truncation_for_append_only_tables() -> Iterator[None]:
     """Let tests that commit for real end with empty tables, although TRUNCATE is refused on history."""
-    original = TransactionTestCase._fixture_teardown
-    TransactionTestCase._fixture_teardown = _empty_every_table  # type: ignore[method-assign]
-    yield
-    TransactionTestCase._fixture_teardown = original  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", _empty_every_table)
+        yield

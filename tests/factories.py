@@ -1,20 +1,20 @@
 """The plainest valid rows, made through the same step functions as everyone's."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from itertools import count
+from typing import Any
 
 from django.utils import timezone
 
 from partners.models import Endpoint, Partner
 from removal import intake, ledger
-from removal.models import Disclosure, RemovalRequest, Release, Stream
+from removal.models import Disclosure, Release, RemovalRequest
 from removal.partnerships import NewPartner, add_partner
 
 _numbers = count(1)
 
 
-def make_partner(slug: str = "", *, url: str = "https://partner.example/removal", **limits: int) -> NewPartner:
+def make_partner(slug: str = "", *, url: str = "https://partner.example/removal", **limits: Any) -> NewPartner:
     slug = slug or f"partner-{next(_numbers)}"
     made = add_partner(actor="test", slug=slug, name="", url="https://partner.example/", now=timezone.now(), **limits)
     # Tests listen on loopback, which add_partner refuses unless the settings allow it.

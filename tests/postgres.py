@@ -31,3 +31,5 @@ if "DATABASE_URL" not in os.environ:
 os.environ.setdefault("SECRET_KEY", "only for tests")
 os.environ.setdefault("ENCRYPTION_KEYS", Fernet.generate_key().decode())
 os.environ.setdefault("PUBLIC_URL", "http://testserver")
+# Each pytest process has a queue of its own, so that no worker of one test hears the hints of another.
+os.environ["BROKER_QUEUE"] = f"removal-test-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"

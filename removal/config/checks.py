@@ -12,9 +12,7 @@ def check_partner_network(**_: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
     if settings.PARTNER_ALLOW_HTTP:
         found.append(
-            Error(
-                "PARTNER_ALLOW_HTTP is on: notices would travel unencrypted.", hint="Unset it.", id="removal.E001"
-            )
+            Error("PARTNER_ALLOW_HTTP is on: notices would travel unencrypted.", hint="Unset it.", id="removal.E001")
         )
     if settings.PARTNER_ALLOWED_NETWORKS:
         found.append(

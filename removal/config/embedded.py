@@ -8,7 +8,6 @@ processes inherit it, so the kernel frees it when the last of them is gone and n
 """
 
 import atexit
-import ctypes
 import fcntl
 import hashlib
 import importlib.metadata
@@ -19,7 +18,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,12 +25,11 @@ from typing import IO
 
 import psycopg
 
+from removal.config.children import ending_with_parent
+
 DATABASE = "removal"
 PATIENCE_SECONDS = 30  # a killed parent's server may still be shutting down, or a crashed one recovering
 SHARED_FOLDER = Path("/var/lib/removal-embedded")  # root only: what the server's account cannot reach goes here
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-_libc = ctypes.CDLL(None)  # loaded before any fork
 
 _FOR_EVERY_SERVER = {
     "listen_addresses": "",  # no port to clash, and nobody outside the socket folder's owner can connect
@@ -133,15 +130,6 @@ def _start(folder: Path, lock: IO[str], *, durable: bool) -> str:
 def _launch(command: list[str | Path], folder: Path, lock: IO[str]) -> subprocess.Popen[bytes]:
     """Run one of PostgreSQL's programs under the server's account, holding the lock, its output in the log."""
     account = _account()
-    parent = os.getpid()
-
-    def end_with_parent() -> None:
-        # subprocess changes the user before it calls this; a change of user after it would undo the wish.
-        if sys.platform == "linux":
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-            if os.getppid() != parent:  # it died before we asked
-                os._exit(1)
-
     with open(folder / "postgres.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
         return subprocess.Popen(
             command,
@@ -152,7 +140,7 @@ def _launch(command: list[str | Path], folder: Path, lock: IO[str]) -> subproces
             stderr=log,
             pass_fds=[lock.fileno()],
             start_new_session=True,  # Ctrl-C is for the parent, which still needs its database to stop in order
-            preexec_fn=end_with_parent,
+            preexec_fn=ending_with_parent(signal.SIGINT),
             user=account.pw_uid if account else None,
             group=account.pw_gid if account else None,
             extra_groups=[] if account else None,

@@ -144,7 +144,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 # The partner's clock: from the moment a notice is planned (design §5).
 NOTICE_RESPOND_WITHIN = timedelta(days=env_number("NOTICE_RESPOND_WITHIN_DAYS", 30))
 
-# Tests only: "point:FILE" kills the process once at a named point (removal/crashpoints.py). `check --deploy` refuses it.
+# Tests only: "point:FILE" kills the process once at a named point (removal/crashpoints.py); `check --deploy` refuses.
 CRASH_AT = env("CRASH_AT")
 
 INSTALLED_APPS = [
@@ -222,7 +222,7 @@ CELERY_TASK_REJECT_ON_WORKER_LOST = False
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_TASK_SOFT_TIME_LIMIT = 60  # seconds; a backstop only: the client's deadline and the drain's budget end before
 CELERY_TASK_TIME_LIMIT = 90
-CELERY_TASK_DEFAULT_QUEUE = "removal"
+CELERY_TASK_DEFAULT_QUEUE = env("BROKER_QUEUE", "removal")  # another one where two installations share a broker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 20

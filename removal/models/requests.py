@@ -94,7 +94,8 @@ class RemovalRequest(models.Model):
                 condition=Q(round__isnull=True) | ~Q(state="received"), name="a_planned_request_is_no_longer_received"
             ),
             CheckConstraint(
-                condition=Q(kind="offboarding", partner__isnull=False) | ~Q(kind="offboarding") & Q(partner__isnull=True),
+                condition=Q(kind="offboarding", partner__isnull=False)
+                | ~Q(kind="offboarding") & Q(partner__isnull=True),
                 name="an_offboarding_names_its_partner",
             ),
         ]

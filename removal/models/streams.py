@@ -24,7 +24,9 @@ class Stream(models.Model):
     class Meta:
         constraints = [
             CheckConstraint(condition=Q(packed_through__lte=F("head")), name="only_given_numbers_are_packed"),
-            CheckConstraint(condition=Q(received_through__lte=F("packed_through")), name="only_sent_numbers_are_received"),
+            CheckConstraint(
+                condition=Q(received_through__lte=F("packed_through")), name="only_sent_numbers_are_received"
+            ),
             CheckConstraint(condition=Q(packed_through__gte=0, received_through__gte=0), name="numbers_start_at_1"),
         ]
 

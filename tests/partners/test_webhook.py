@@ -1,7 +1,6 @@
 import gzip
 import random
 import resource
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -159,7 +158,7 @@ def test_trouble_in_the_body_does_not_change_the_outcome(answer: bytes, read: by
     ("answer", "expected"),
     [
         (b"", "connection"),
-        (b"HTTP/1.1 ", "connection"),
+        (b"HTTP/1.1 ", "protocol"),
         (b"\r\n\r\n", "protocol"),
         (b"220 mail.example ESMTP\r\n", "protocol"),
         (b"HTTP/1.1 two hundred\r\n\r\n", "protocol"),

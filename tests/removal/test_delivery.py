@@ -2,14 +2,14 @@
 
 import ipaddress
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from partners import keys, signing
+from partners import keys, signing, webhook
 from partners.models import Endpoint, Partner
 from removal import delivery, planning
 from removal.models import Attempt, Delivery, Incident, Notice, Stream
@@ -19,15 +19,16 @@ from tests.receivers import Received, Receiver, Reply, listening
 pytestmark = pytest.mark.django_db(transaction=True)
 
 BUDGET = timedelta(seconds=5)
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 
 
 @pytest.fixture(autouse=True)
 def _loopback_partners(settings: Settings) -> None:
     settings.PARTNER_ALLOW_HTTP = True
-    settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
+    settings.PARTNER_ALLOWED_NETWORKS = LOOPBACK
 
 
-def owe(receiver: Receiver, *, notices: int, **limits: int) -> Partner:
+def owe(receiver: Receiver, *, notices: int, **limits: Any) -> Partner:
     """Make a partner that listens there and is owed so many notices."""
     partner = make_partner(url=receiver.url, **limits).partner
     disclose(make_release(contents={f"site:{n}": ["post:1"] for n in range(notices)}), partner)
@@ -39,6 +40,12 @@ def owe(receiver: Receiver, *, notices: int, **limits: int) -> Partner:
 
 def make_due(partner: Partner) -> None:
     Delivery.objects.filter(stream_id=partner.pk, state="waiting").update(due_at=timezone.now() - timedelta(seconds=1))
+
+
+def finished_at(*, number: int) -> datetime:
+    at = Attempt.objects.get(number=number).finished_at
+    assert at
+    return at
 
 
 def test_a_notice_is_sent_signed_and_recorded() -> None:
@@ -61,3 +68,154 @@ def test_a_notice_is_sent_signed_and_recorded() -> None:
     for key in signer.keys:
         verifying = key.public_key if isinstance(key, signing.Ed25519PrivateKey) else key
         signing.verify(headers=message.headers, body=message.body, keys=[verifying], now=timezone.now())
+
+
+def test_a_failing_partner_is_tried_again_with_the_same_bytes_and_id() -> None:
+    replies = iter([Reply(503), Reply(200)])
+    with listening(lambda _: next(replies)) as receiver:
+        partner = owe(receiver, notices=1)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        waiting = Delivery.objects.get()
+        assert waiting.state == "waiting"
+        make_due(partner)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    first, second = receiver.received
+    assert (first.webhook_id, first.body) == (second.webhook_id, second.body)
+    assert list(Attempt.objects.order_by("number").values_list("outcome", "status")) == [
+        ("refused", 503),
+        ("delivered", 200),
+    ]
+    assert 5 <= (waiting.due_at - finished_at(number=1)).total_seconds() <= 7.5
+
+
+def test_a_backlog_leaves_in_full_messages_within_the_window() -> None:
+    with listening(lambda _: Reply(500)) as receiver:
+        partner = owe(receiver, notices=25, window=2, max_notices=10)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        assert sorted(message.sequences[0] for message in receiver.received) == [1, 11]
+        assert Stream.objects.get(partner=partner).packed_through == 20
+        receiver.script = lambda _: Reply(200)
+        make_due(partner)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    assert sorted(set(receiver.sequences)) == list(range(1, 26))
+    assert [len(m.sequences) for m in receiver.received[2:]] == [10, 10, 5]
+
+
+def test_a_refused_message_is_halved_until_the_culprit_stands_alone() -> None:
+    def refuse_the_fifth(message: Received) -> Reply:
+        return Reply(422 if 5 in message.sequences else 200)
+
+    with listening(refuse_the_fifth) as receiver:
+        partner = owe(receiver, notices=8)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        # Refused once, with others delivered since: at the next refusal it is quarantined.
+        assert Delivery.objects.get(first_sequence=5, last_sequence=5).state == "waiting"
+        make_due(partner)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    states = Delivery.objects.exclude(state="split").order_by("first_sequence")
+    assert list(states.values_list("first_sequence", "last_sequence", "state")) == [
+        (1, 4, "delivered"),
+        (5, 5, "quarantined"),
+        (6, 6, "delivered"),
+        (7, 8, "delivered"),
+    ]
+
+
+def test_a_lone_refused_notice_is_not_quarantined_while_nothing_else_arrives() -> None:
+    with listening(lambda _: Reply(400)) as receiver:
+        partner = owe(receiver, notices=1)
+        for _ in range(3):
+            delivery.drain(partner_id=partner.pk, budget=BUDGET)
+            make_due(partner)
+    assert Delivery.objects.get().state == "waiting"
+    assert len(receiver.received) == 3
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, "http_401"), (302, "http_302"), (404, "http_404")])
+def test_a_faulty_endpoint_opens_one_incident_and_splits_nothing(status: int, kind: str) -> None:
+    with listening(lambda _: Reply(status)) as receiver:
+        partner = owe(receiver, notices=2)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        make_due(partner)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        assert list(Incident.objects.values_list("kind", "closed_at")) == [(kind, None)]
+        receiver.script = lambda _: Reply(200)
+        make_due(partner)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    assert Delivery.objects.get().state == "delivered"
+    assert Incident.objects.filter(closed_at=None).count() == 0
+
+
+def test_gone_suspends_the_endpoint_and_the_notices_stay_owed() -> None:
+    with listening(lambda _: Reply(410)) as receiver:
+        partner = owe(receiver, notices=1)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        make_due(partner)
+        assert delivery.due_partners() == []
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    assert len(receiver.received) == 1
+    assert Endpoint.objects.get(partner=partner).state == "suspended"
+    assert Delivery.objects.get().state == "waiting"
+    assert Notice.objects.open().count() == 1
+
+
+def test_retry_after_is_honoured() -> None:
+    with listening(lambda _: Reply(429, headers={"Retry-After": "600"})) as receiver:
+        partner = owe(receiver, notices=1)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    wait = Delivery.objects.get().due_at - finished_at(number=1)
+    assert timedelta(seconds=599) < wait <= timedelta(seconds=601)
+
+
+def test_a_worker_that_lost_its_lease_changes_nothing() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=1)
+        [old] = delivery.claim_due(partner_id=partner.pk)
+        Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+        assert delivery.reap() == 1
+        with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
+            result = delivery.send(old, line=line)
+        delivery.record([result], partner_id=partner.pk)
+    delivery_row = Delivery.objects.get()
+    assert (delivery_row.state, delivery_row.fence) == ("waiting", 2)
+    attempt = Attempt.objects.get()
+    assert (attempt.outcome, attempt.late_outcome) == ("abandoned", "delivered")
+
+
+def test_a_paused_partner_is_sent_nothing() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=1)
+        Partner.objects.update(state=Partner.State.PAUSED)
+        assert delivery.due_partners() == []
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    assert receiver.received == []
+    assert Stream.objects.get().packed_through == 0
+
+
+def test_an_acknowledgement_in_the_response_counts_as_received() -> None:
+    answer = json.dumps({"acknowledgements": [{"sequence": 1, "status": "completed"}]}).encode()
+    with listening(lambda _: Reply(200, answer)) as receiver:
+        partner = owe(receiver, notices=1)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    assert Stream.objects.get().received_through == 1
+    assert Notice.objects.get().handling == "none"  # the watermark says it; the row is spared
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"ok",
+        b"<html>",
+        b'{"sequence": 2, "status": "received"}',
+        b'{"sequence": 1}',
+        b'{"sequence": true, "status": "received"}',
+        b'{"through": 1000000000000, "status": "received"}',
+        b"[" * 60_000,
+    ],
+)
+def test_any_other_response_is_a_delivery_and_no_acknowledgement(answer: bytes) -> None:
+    with listening(lambda _: Reply(200, answer)) as receiver:
+        partner = owe(receiver, notices=1)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    assert Delivery.objects.get().state == "delivered"
+    assert Stream.objects.get().received_through == 0

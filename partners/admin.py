@@ -1,0 +1,213 @@
+"""What staff see of keys, and the read-only base of every page of the admin.
+
+The base stands here because both apps build on it, and ``partners`` never imports ``removal``.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import SimpleTemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+from django.utils.timesince import timesince
+
+from partners.models import ApiKey, Secret
+
+# A list counts and pages through this many rows at most: no page reads a table of millions to print a number.
+MOST_LISTED = 10_000
+# A text is shown up to here; a statement may be as long as 64 MiB.
+MOST_CHARACTERS = 1_000_000
+# Characters that make what follows read in another order (Unicode UAX #9 §2.1, §2.2 and §2.4) stand there by name.
+REORDERING = {code: f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def badge(word: str, tone: str) -> SafeString:
+    """Show a state as a word on a colour; ``tone`` is good, wait, bad or calm."""
+    return format_html('<span class="badge badge-{}">{}</span>', tone, word)
+
+
+def link(row: Model, text: str = "") -> SafeString:
+    """Link to the page of a row, under its own name or ``text``."""
+    url = reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
+    return format_html('<a href="{}">{}</a>', url, text or str(row))
+
+
+def excerpt(text: str, *, most: int = 80) -> str:
+    """Shorten a text of any length for a list."""
+    return Truncator(text).chars(most)
+
+
+def verbatim(text: str, *, length: int | None = None) -> SafeString:
+    """Show a text as it is, line by line. ``length`` is that of the whole, where ``text`` is its beginning only."""
+    hidden = max(length or len(text), len(text)) - MOST_CHARACTERS
+    more = f"\n… and {hidden} more characters" if hidden > 0 else ""
+    return format_html('<pre class="verbatim">{}{}</pre>', text[:MOST_CHARACTERS], more)
+
+
+class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic only in the stubs
+    """Pages of the first ``MOST_LISTED`` rows. What lies behind them is found by search and filters."""
+
+    @cached_property
+    def count(self) -> int:
+        return self.object_list.order_by()[:MOST_LISTED].count()  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def is_capped(self) -> bool:
+        return self.count == MOST_LISTED
+
+
+class ReadOnly:
+    """Nobody adds, changes or deletes here, a superuser included: rows come from step functions, and history stays."""
+
+    def has_add_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+
+class ReadOnlyInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]  # generic only in the stubs
+    """Rows that belong to the page's row, as a table. Name the columns in ``fields``."""
+
+    extra = 0
+
+
+class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # generic only in the stubs
+    """A list and a page per row, to look at. Name what the page shows in ``fields`` or ``fieldsets``: no more is shown.
+
+    ``explanation`` stands above the list, ``when_empty`` in its place: what to do so that there are rows.
+    """
+
+    explanation = ""
+    when_empty = ""
+
+    list_per_page = 50
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    paginator = CappedPaginator
+    ordering = ("-pk",)
+    sortable_by = ()  # any other order than the primary key's would sort the whole table
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Allow the page's own filters. Others in the address could probe columns that no page shows."""
+        names = [name for name in self.list_filter if isinstance(name, str)]
+        return any(lookup == name or lookup.startswith(f"{name}__") for name in names)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        action = request.POST.get("action")
+        if action and action not in self.get_actions(request):
+            raise PermissionDenied  # Django would answer as if none had been chosen
+        return _name_reordering(super().changelist_view(request, extra_context))
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        return _name_reordering(super().changeform_view(request, object_id, form_url, extra_context))
+
+
+def _name_reordering(response: HttpResponse) -> HttpResponse:
+    """Keep a partner's text from turning the page's own words around, wherever on the page it stands."""
+    if isinstance(response, SimpleTemplateResponse):
+        response.add_post_render_callback(_translate)
+    return response
+
+
+def _translate(response: HttpResponse) -> None:
+    response.content = response.content.decode().translate(REORDERING).encode()
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyAdmin):
+    explanation = "A key is shown once, when it is made. Its first letters are all that tells one from another here."
+    when_empty = "No key yet. Make one with: manage.py apikey"
+    list_display = ("prefix", "state", "scope", "holder", "created_at", "revoked_at")
+    list_filter = ("scope",)
+    list_select_related = ("partner",)
+    search_fields = ("prefix__exact", "source__exact")
+    search_help_text = "The first letters that the list shows, or a source: exactly."
+    fields = ("prefix", "state", "scope", "partner", "source", "created_at", "revoked_at")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).defer("digest")
+
+    @admin.display
+    def state(self, key: ApiKey) -> SafeString:
+        return badge("revoked", "calm") if key.revoked_at else badge("in force", "good")
+
+    @admin.display(description="partner or source")
+    def holder(self, key: ApiKey) -> str:
+        return link(key.partner) if key.partner else key.source
+
+
+@admin.register(Secret)
+class SecretAdmin(ReadOnlyAdmin):
+    explanation = "The keys that sign messages. Their text is shown once, when they are made, and never here."
+    when_empty = "No key yet. Adding a partner makes its first one: manage.py partner add"
+    list_display = (
+        "key_id",
+        "state",
+        "holder",
+        "direction",
+        "algorithm",
+        "age",
+        "active_from",
+        "retire_at",
+        "revoked_at",
+    )
+    list_filter = ("direction", "algorithm", "partner")
+    list_select_related = ("partner",)
+    fields = (
+        "key_id",
+        "state",
+        "partner",
+        "direction",
+        "algorithm",
+        "age",
+        "created_at",
+        "active_from",
+        "retire_at",
+        "revoked_at",
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        # Not even decrypted: these pages work, too, while a key is missing from ENCRYPTION_KEYS.
+        return super().get_queryset(request).defer("key")
+
+    @admin.display
+    def state(self, secret: Secret) -> SafeString:
+        return badge(*_state_of(secret, now=timezone.now()))
+
+    @admin.display(description="partner")
+    def holder(self, secret: Secret) -> str:
+        return link(secret.partner) if secret.partner else "all (service-wide)"
+
+    @admin.display
+    def age(self, secret: Secret) -> str:
+        return timesince(secret.active_from)
+
+
+def _state_of(secret: Secret, *, now: datetime) -> tuple[str, str]:
+    """Say in a word, with its tone, whether a secret signs at ``now`` (as ``SecretQuerySet.active`` decides)."""
+    if secret.revoked_at:
+        return "revoked", "calm"
+    if secret.retire_at and secret.retire_at <= now:
+        return "retired", "calm"
+    if secret.active_from > now:
+        return "not yet in force", "wait"
+    return ("retiring", "wait") if secret.retire_at else ("in force", "good")

@@ -1,0 +1,111 @@
+"""Requests: what was asked, what it is about, and where each partner stands with it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+
+from partners.admin import ReadOnlyAdmin, badge, excerpt, link
+from removal.admin.streams import standing
+from removal.admin.words import as_hex, handling_badge, state_badge
+from removal.models import Notice, RemovalRequest, RequestTarget
+from removal.reports import PartnerLine, partner_lines
+
+MOST_TARGETS = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """A partner's line as the page shows it: states as badges, the number as a link to its notice."""
+
+    line: PartnerLine
+    number: str
+    delivery: SafeString
+    handling: SafeString
+    standing: str
+
+
+@admin.register(RemovalRequest)
+class RequestAdmin(ReadOnlyAdmin):
+    when_empty = "No request yet. Platforms send them to /v1/requests."
+    list_display = ("public_id", "kind", "reason", "standing", "received_at", "respond_by", "source")
+    list_filter = ("state", "kind", "outcome")
+    search_fields = ("public_id",)
+    search_help_text = "A request's id, or the key of a subject: exactly, and whole."
+    fieldsets = (
+        (None, {"fields": ("public_id", "kind", "reason", "usages", "jurisdiction", "standing", "closed_at")}),
+        ("When", {"fields": ("received_at", "respond_by", "recorded_at", "withdrawn_at", "ended_at", "ended_by")}),
+        ("Scope", {"fields": ("repeats", "release_ids", "partner", "round")}),
+        ("Where it came from", {"fields": ("source", "idempotency_key", "digest")}),
+    )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Look up, by two indexes, the request with this id and those about the subject with this key."""
+        if not search_term:
+            return queryset, False
+        named = RemovalRequest.objects.filter(public_id=search_term.strip().upper()).values("pk")
+        about = RequestTarget.objects.filter(subject__key=search_term).values("request_id")
+        return queryset.filter(pk__in=named.union(about)), False
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any
+    ) -> HttpResponse:
+        context |= {"rows": _rows(obj, now=timezone.now()), **_targets(obj)}
+        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
+
+    @admin.display(description="state")
+    def standing(self, request: RemovalRequest) -> SafeString:
+        if request.repeats_id:
+            return badge("repeats an earlier one", "calm")
+        if request.outcome:
+            return state_badge(request.outcome, f"closed: {request.get_outcome_display()}")
+        return state_badge(request.state)
+
+    @admin.display(description="digest", empty_value="")
+    def digest(self, request: RemovalRequest) -> str:
+        return as_hex(request.body_digest)
+
+
+def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
+    told = Notice.objects.filter(request_id=request.repeats_id or request.pk).select_related("stream__partner")
+    # By epoch, so that of a number that was given again after a restore the newest counts.
+    notices = {(notice.stream.partner.slug, notice.sequence): notice for notice in told.order_by("epoch", "pk")}
+    rows = []
+    for line in partner_lines(request):
+        notice = notices.get((line.partner, line.sequence))  # none: planned in this moment
+        late = standing(
+            handling=line.handling,
+            delivery=line.delivery,
+            respond_by=line.respond_by,
+            withdrawn_at=notice.withdrawn_at if notice else None,
+            now=now,
+        )
+        rows.append(
+            Row(
+                line=line,
+                number=link(notice, str(line.sequence)) if notice else str(line.sequence),
+                delivery=state_badge(line.delivery),
+                handling=handling_badge(line.handling),
+                standing=state_badge(late) if late else "",
+            )
+        )
+    return rows
+
+
+def _targets(request: RemovalRequest) -> dict[str, Any]:
+    """List a request's first subjects, each with its number of items (None: all), and say how many more there are."""
+    targets = RequestTarget.objects.filter(request=request)
+    # The database counts the items: a target may name a million.
+    first = list(targets.order_by("subject_id").values_list("subject__key", "items__len")[: MOST_TARGETS + 1])
+    more = targets.count() - MOST_TARGETS if len(first) > MOST_TARGETS else 0
+    return {
+        "targets": [(excerpt(key, most=200), items) for key, items in first[:MOST_TARGETS]],
+        "more_targets": more,
+    }

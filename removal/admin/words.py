@@ -1,0 +1,48 @@
+"""How states, ranges and data are said on a page."""
+
+import json
+from typing import Any
+
+from django.utils.safestring import SafeString
+
+from partners.admin import badge
+from partners.models import Partner
+from removal.models import Delivery, Notice
+
+TONES = {
+    "good": {"live", "open", "delivered", "completed", "fulfilled", "sealed"},
+    "wait": {
+        "paused", "held", "waiting", "sending", "planned", "received", "in_progress", "partially_completed",
+        "partially_fulfilled", "building",
+    },
+    "bad": {"suspended", "quarantined", "refused", "unreachable", "abandoned", "rejected", "overdue", "silent", "ongoing"},
+}  # fmt: skip
+TONE_OF = {state: tone for tone, states in TONES.items() for state in states}
+
+
+def state_badge(state: str, word: str = "") -> SafeString:
+    """Show a state in its colour, in its own word or another. One that is neither good nor bad is calm."""
+    return badge(word or state.replace("_", " "), TONE_OF.get(state, "calm"))
+
+
+def handling_badge(handling: str) -> SafeString:
+    return state_badge(handling, Notice.Handling(handling).label)
+
+
+def delivery_word(state: str, partner: Partner) -> str:
+    """Say how sending stands: a paused partner's waiting messages are held."""
+    is_held = state == Delivery.State.WAITING and partner.state == Partner.State.PAUSED
+    return "held" if is_held else state
+
+
+def span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def as_json(value: Any) -> str:
+    """Write data for people: indented, letters as they are."""
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def as_hex(digest: bytes | memoryview | None) -> str:
+    return bytes(digest).hex() if digest else ""

@@ -1,0 +1,75 @@
+"""A worker dies at the worst moments, and the broker loses everything: it is delivered in the end, and all is known."""
+
+from pathlib import Path
+
+import pytest
+from django.db.models import Count
+
+from removal.models import Attempt, Delivery
+from tests.factories import disclose, make_release
+from tests.faults.harness import Installation, empty_broker, installation
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults]
+
+SUBJECTS = [f"site:{n}" for n in range(5)]
+
+
+def hand_over(platform: Installation) -> None:
+    """Give two partners a release of five sites."""
+    release = make_release(contents={subject: ["post:1", "post:2"] for subject in SUBJECTS})
+    for slug in ("acme", "globex"):
+        disclose(release, platform.add_partner(slug).partner)
+
+
+@pytest.mark.parametrize("point", ["after_claim", "after_send"])
+def test_a_worker_killed_around_its_post_loses_nothing(tmp_path: Path, point: str) -> None:
+    marker = tmp_path / "killed"
+    with installation(tmp_path, CRASH_AT=f"{point}:{marker}") as platform:
+        platform.start_web()
+        hand_over(platform)
+        platform.processes.start_worker()
+        for subject in SUBJECTS:
+            platform.opt_out(subject)
+        platform.wait_until_all_answered(notices=10)
+        assert marker.exists(), "the worker was never killed"
+        assert platform.witnessed("acme") == platform.witnessed("globex") == [1, 2, 3, 4, 5]
+        platform.assert_promises_hold()
+    abandoned = Attempt.objects.filter(outcome="abandoned")
+    assert abandoned.count() >= 1
+    assert Delivery.objects.exclude(state="delivered").count() == 0
+    # Each abandoned message was tried again under the same id.
+    assert all(
+        tries >= 2
+        for (tries,) in Delivery.objects.filter(tries__in=abandoned).annotate(n=Count("tries")).values_list("n")
+    )
+
+
+def test_a_worker_killed_whole_while_a_partner_thinks_loses_nothing(tmp_path: Path) -> None:
+    with installation(tmp_path) as platform:
+        platform.start_web()
+        partner = platform.add_partner("acme", "--delay", "1").partner
+        disclose(make_release(contents={"site:1": ["post:1"]}), partner)
+        platform.processes.start_worker("first")
+        platform.opt_out("site:1")
+        platform.wait_until(lambda: Attempt.objects.filter(finished_at=None).exists(), "a message on its way")
+        platform.processes.kill("first")
+        platform.processes.start_worker("second")
+        platform.wait_until_all_answered(notices=1)
+        assert platform.witnessed("acme") == [1]
+        platform.wait_until(lambda: Delivery.objects.filter(state="delivered").exists(), "the message delivered")
+        platform.assert_promises_hold()
+    outcomes = set(Attempt.objects.values_list("outcome", flat=True))
+    assert "abandoned" in outcomes
+
+
+def test_a_broker_that_loses_everything_delays_and_loses_nothing(tmp_path: Path) -> None:
+    with installation(tmp_path) as platform:
+        platform.start_web()
+        hand_over(platform)
+        for subject in SUBJECTS:
+            platform.opt_out(subject)
+        empty_broker()
+        platform.processes.start_worker()
+        platform.wait_until_all_answered(notices=10)
+        assert platform.witnessed("acme") == platform.witnessed("globex") == [1, 2, 3, 4, 5]
+        platform.assert_promises_hold()

@@ -1,0 +1,238 @@
+"""The partner's word: forward only, line by line, its own numbers only."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from partners.models import Partner
+from partners.webhook import Refused
+from removal import acknowledgement, delivery, planning
+from removal.acknowledgement import Answer, Statement
+from removal.models import Acknowledgement, Delivery, Notice, RemovalRequest, Stream
+from removal.verdict import judge
+from tests.factories import disclose, make_partner, make_release, make_wish, record
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+BUDGET = timedelta(seconds=5)
+
+
+def tell(partner: Partner, *, notices: int, sent: bool = True) -> None:
+    """Owe a partner notices of two items each, and put them into messages."""
+    disclose(make_release(contents={f"site:{n}": ["post:1", "post:2"] for n in range(notices)}), partner)
+    for n in range(notices):
+        record(make_wish(f"site:{n}"))
+    planning.plan(budget=BUDGET)
+    if sent:
+        delivery.claim_due(partner_id=partner.pk)
+
+
+def say(partner: Partner, *lines: dict[str, Any]) -> Answer:
+    statements = [Statement(text=str(line), **line) for line in lines]
+    return acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_test", statements=statements)
+
+
+def codes(answer: Answer) -> list[tuple[int | None, str]]:
+    return [(refusal.sequence, refusal.code) for refusal in answer.refused]
+
+
+def handlings() -> list[str]:
+    return list(Notice.objects.order_by("sequence").values_list("handling", flat=True))
+
+
+@pytest.fixture
+def partner() -> Partner:
+    return make_partner("acme").partner
+
+
+def test_handling_moves_forward_and_repeats_change_nothing(partner: Partner) -> None:
+    tell(partner, notices=1)
+    seen = []
+    for status in ("received", "received", "in_progress", "received", "completed", "in_progress", "completed"):
+        answer = say(partner, {"sequence": 1, "status": status})
+        seen.append((answer.accepted, answer.unchanged, answer.refused))
+    assert [accepted for accepted, _, _ in seen] == [1, 0, 1, 0, 1, 0, 0]
+    assert [unchanged for _, unchanged, _ in seen] == [0, 1, 0, 1, 0, 1, 1]
+    assert handlings() == ["completed"]
+    assert Acknowledgement.objects.count() == 3
+
+
+def test_the_last_answer_closes_the_request(partner: Partner) -> None:
+    other = make_partner("globex").partner
+    release = make_release(contents={"site:1": ["post:1"]})
+    disclose(release, partner)
+    disclose(release, other)
+    request = record(make_wish("site:1"))
+    planning.plan(budget=BUDGET)
+    for holder in (partner, other):
+        delivery.claim_due(partner_id=holder.pk)
+    say(partner, {"sequence": 1, "status": "completed"})
+    request.refresh_from_db()
+    assert request.state == "planned"
+    say(other, {"sequence": 1, "status": "completed"})
+    request.refresh_from_db()
+    assert (request.state, request.outcome) == ("closed", "fulfilled")
+
+
+def test_two_last_answers_at_once_close_the_request() -> None:
+    for attempt in range(10):
+        partners = [make_partner().partner for _ in range(2)]
+        release = make_release(contents={f"race:{attempt}": ["post:1"]})
+        for holder in partners:
+            disclose(release, holder)
+        request = record(make_wish(f"race:{attempt}"))
+        planning.plan(budget=BUDGET)
+        for holder in partners:
+            delivery.claim_due(partner_id=holder.pk)
+        ready = threading.Barrier(2)
+
+        def answer(holder: Partner, ready: threading.Barrier = ready) -> None:
+            try:
+                ready.wait()
+                say(holder, {"sequence": 1, "status": "completed"})
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=answer, args=(holder,)) for holder in partners]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        request.refresh_from_db()
+        assert (request.state, request.outcome) == ("closed", "fulfilled")
+
+
+def test_a_rejection_needs_a_reason_and_some_reasons_need_facts(partner: Partner) -> None:
+    tell(partner, notices=3)
+    answer = say(
+        partner,
+        {"sequence": 1, "status": "rejected"},
+        {"sequence": 2, "status": "rejected", "reason": "disproportionate_effort"},
+        {"sequence": 3, "status": "rejected", "reason": "legal_obligation"},
+    )
+    assert codes(answer) == [
+        (1, "reason_needed"),
+        (2, "detail_needed"),
+    ]
+    assert handlings() == ["none", "none", "rejected"]
+    outcomes = RemovalRequest.objects.order_by("id").values_list("outcome", flat=True)
+    assert list(outcomes) == ["", "", "partially_fulfilled"]
+
+
+def test_outcomes_add_up_to_the_notices_items(partner: Partner) -> None:
+    tell(partner, notices=3)
+    answer = say(
+        partner,
+        {"sequence": 1, "status": "completed", "outcomes": {"removed": 1}},
+        {"sequence": 2, "status": "completed", "outcomes": {"removed": 1, "cannot_comply": 1}},
+        {"sequence": 3, "status": "partially_completed", "outcomes": {"removed": 1, "cannot_comply": 1}},
+    )
+    assert codes(answer) == [
+        (1, "outcomes_do_not_add_up"),
+        (2, "not_complete"),
+    ]
+    assert handlings() == ["none", "none", "partially_completed"]
+
+
+def test_unknown_numbers_and_numbers_not_yet_sent_are_refused(partner: Partner) -> None:
+    tell(partner, notices=2, sent=False)
+    answer = say(
+        partner,
+        {"sequence": 1, "status": "completed"},
+        {"sequence": 3, "status": "completed"},
+        {"through": 1, "status": "received"},
+        {"through": 3, "status": "received"},
+    )
+    assert codes(answer) == [
+        (1, "not_yet_sent"),
+        (3, "unknown_sequence"),
+        (1, "not_yet_sent"),
+        (3, "unknown_sequence"),
+    ]
+    assert handlings() == ["none", "none"]
+
+
+def test_a_partner_cannot_name_the_notice_of_another(partner: Partner) -> None:
+    tell(partner, notices=1)
+    stranger = make_partner("globex").partner
+    assert [refusal.code for refusal in say(stranger, {"sequence": 1, "status": "completed"}).refused] == [
+        "unknown_sequence"
+    ]
+    assert handlings() == ["none"]
+
+
+def test_a_terminal_word_stands_unless_it_is_amended_with_a_detail(partner: Partner) -> None:
+    tell(partner, notices=1)
+    say(partner, {"sequence": 1, "status": "completed"})
+    rejected = {"sequence": 1, "status": "rejected", "reason": "legal_obligation"}
+    assert [refusal.code for refusal in say(partner, rejected).refused] == ["already_answered"]
+    assert [refusal.code for refusal in say(partner, {**rejected, "amends": True}).refused] == ["already_answered"]
+    assert say(partner, {**rejected, "amends": True, "detail": "Found a court order."}).accepted == 1
+    assert handlings() == ["rejected"]
+    assert RemovalRequest.objects.get().outcome == "partially_fulfilled"
+
+
+def test_through_received_moves_the_watermark_alone(partner: Partner) -> None:
+    tell(partner, notices=3)
+    answer = say(partner, {"through": 2, "status": "received"})
+    assert (answer.accepted, answer.unchanged) == (2, 0)
+    assert Stream.objects.get(partner=partner).received_through == 2
+    assert handlings() == ["none", "none", "none"]
+    assert say(partner, {"through": 2, "status": "received"}).unchanged == 2
+    # The watermark counts as said: the same word again changes nothing, the next one does.
+    assert say(partner, {"sequence": 1, "status": "received"}).unchanged == 1
+    assert say(partner, {"sequence": 1, "status": "in_progress"}).accepted == 1
+
+
+def test_through_completed_counts_those_further_along_as_unchanged(partner: Partner) -> None:
+    tell(partner, notices=4)
+    say(partner, {"sequence": 2, "status": "rejected", "reason": "no_match"})
+    answer = say(partner, {"through": 3, "status": "completed"})
+    assert (answer.accepted, answer.unchanged) == (2, 1)
+    assert handlings() == ["completed", "rejected", "completed", "none"]
+
+
+def test_a_message_whose_numbers_are_all_answered_is_sent_no_more(partner: Partner) -> None:
+    tell(partner, notices=2)
+    Delivery.objects.update(state="waiting", lease_until=None)
+    say(partner, {"sequence": 1, "status": "received"})
+    assert Delivery.objects.get().state == "waiting"
+    say(partner, {"sequence": 2, "status": "completed"})
+    assert list(Delivery.objects.values_list("state", "delivered_by")) == [("delivered", "acknowledged")]
+
+
+def test_an_answer_before_our_post_returns_is_not_undone(partner: Partner) -> None:
+    tell(partner, notices=1)
+    say(partner, {"sequence": 1, "status": "completed"})
+    [row] = Delivery.objects.all()
+    assert row.state == "sending"
+    claim = delivery.Claim(row.pk, 1, 1, row.fence, 1, "https://partner.example/", b"", signer=None)  # type: ignore[arg-type]
+    late = Refused(status=500, answer=b"", latency=timedelta(0))
+    verdict = judge(late, notices=1, attempt=1, jitter=0)
+    delivery.record([delivery.Result(claim, late, verdict)], partner_id=partner.pk)
+    assert handlings() == ["completed"]
+    assert delivery.claim_due(partner_id=partner.pk) == []
+    assert list(Delivery.objects.values_list("state", "delivered_by")) == [("delivered", "acknowledged")]
+
+
+def test_fifty_equal_answers_at_once_are_one(partner: Partner) -> None:
+    tell(partner, notices=1)
+    answers: list[Answer] = []
+
+    def call() -> None:
+        try:
+            answers.append(say(partner, {"sequence": 1, "status": "completed"}))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=call) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(answer.accepted for answer in answers) == 1
+    assert sum(answer.unchanged for answer in answers) == 49
+    assert Acknowledgement.objects.count() == 1
