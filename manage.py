@@ -4,6 +4,7 @@
 import os
 import sys
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
 
@@ -17,6 +18,8 @@ def main() -> None:
     if sys.argv[1:2] == ["demo"]:
         os.environ |= DEMO | os.environ
     try:
+        if sys.argv[1:2] not in ([], ["help"], ["--help"], ["version"], ["--version"]):
+            settings.DATABASES  # noqa: B018  # read now: some of Django's commands would go on without settings
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         sys.exit(f"manage.py: {error}")

@@ -78,12 +78,6 @@ class ReadOnly:
         return False
 
 
-class ReadOnlyInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]  # generic only in the stubs
-    """Rows that belong to the page's row, as a table. Name the columns in ``fields``."""
-
-    extra = 0
-
-
 class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # generic only in the stubs
     """A list and a page per row, to look at. Name what the page shows in ``fields`` or ``fieldsets``: no more is shown.
 
@@ -119,6 +113,21 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         return _name_reordering(super().changeform_view(request, object_id, form_url, extra_context))
+
+    def page_context(self, row: Any) -> dict[str, Any]:
+        """Give a row's page what its template shows beside the fields."""
+        return {}
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        return super().render_change_form(request, context | self.page_context(obj), add, change, form_url, obj)
 
 
 def _name_reordering(response: HttpResponse) -> HttpResponse:

@@ -5,7 +5,15 @@ from datetime import datetime
 
 from django.db import connection
 
-from removal.models import RemovalRequest
+from removal.intake import UnknownRequest
+from removal.ledger import UnknownRelease
+from removal.models import Release, RemovalRequest
+
+
+class UnknownNotice(Exception):
+    """This partner has been sent no notice with this number."""
+
+
 
 # A line per notice of a request. The delivery state is that of the message which carries its number; a number that is
 # in no message yet waits, and a paused partner's messages are held.
@@ -48,6 +56,148 @@ class PartnerLine:
 
 def partner_lines(request: RemovalRequest) -> list[PartnerLine]:
     """List where each partner stands with a request; one that only repeats an earlier one has that one's lines."""
+    told_as = request.pk if request.withdrawn_at else request.repeats_id or request.pk
     with connection.cursor() as cursor:
-        cursor.execute(PARTNER_LINES, [request.repeats_id or request.pk])
+        cursor.execute(PARTNER_LINES, [told_as])
         return [PartnerLine(*row) for row in cursor.fetchall()]
+
+
+# A source's requests, in the order of their ids, which is that of time. A repeat stands where the earlier one stands.
+REQUEST_LINES = """
+select r.public_id, r.kind, r.reason, t.subject, r.usages, r.received_at, r.respond_by,
+       stands.state, nullif(stands.outcome, ''), earlier.public_id, r.withdrawn_at, stands.closed_at
+  from removal_removalrequest r
+  left join removal_removalrequest earlier on earlier.id = r.repeats_id
+  join removal_removalrequest stands
+    on stands.id = case when r.withdrawn_at is null then coalesce(r.repeats_id, r.id) else r.id end
+ cross join lateral (
+      select case when count(*) = 1 then min(x.key) end subject
+        from (select s.key from removal_requesttarget t join removal_subject s on s.id = t.subject_id
+               where t.request_id = r.id limit 2) x) t
+ where r.source = %(source)s and r.public_id > %(after)s
+   and (%(public_id)s::text is null or r.public_id = %(public_id)s)
+   and (%(state)s::text is null or stands.state = %(state)s)
+   and (%(subject)s::text is null
+        or r.id in (select t.request_id from removal_requesttarget t join removal_subject s on s.id = t.subject_id
+                     where s.key = %(subject)s))
+ order by r.public_id limit %(limit)s
+"""
+
+
+@dataclass(frozen=True)
+class RequestLine:
+    """A request as its platform sees it. ``subject`` is None when it is about several."""
+
+    id: str
+    kind: str
+    reason: str
+    subject: str | None
+    usages: list[str]
+    received_at: datetime
+    respond_by: datetime
+    state: str
+    outcome: str | None
+    repeats: str | None
+    withdrawn_at: datetime | None
+    closed_at: datetime | None
+
+
+def request_lines(
+    *,
+    source: str,
+    limit: int,
+    after: str = "",
+    public_id: str | None = None,
+    subject: str | None = None,
+    state: str | None = None,
+) -> list[RequestLine]:
+    """List up to ``limit`` requests of a source whose public id comes after ``after``; None means any."""
+    wanted = {"source": source, "after": after, "limit": limit, "public_id": public_id, "subject": subject, "state": state}
+    with connection.cursor() as cursor:
+        cursor.execute(REQUEST_LINES, wanted)
+        return [RequestLine(*row) for row in cursor.fetchall()]
+
+
+def find_request(*, source: str, public_id: str) -> tuple[RequestLine, list[PartnerLine]]:
+    """Find one request of a source, and where each partner stands with it. Raises UnknownRequest."""
+    request = RemovalRequest.objects.filter(source=source, public_id=public_id).first()
+    if request is None:
+        raise UnknownRequest(public_id)
+    [line] = request_lines(source=source, public_id=public_id, limit=1)
+    return line, partner_lines(request)
+
+
+def find_release(*, name: str) -> Release:
+    """Find a release, with its dataset. Raises UnknownRelease."""
+    release = Release.objects.select_related("dataset").filter(name=name).first()
+    if release is None:
+        raise UnknownRelease(name)
+    return release
+
+
+# A notice that was sent, with the releases that it is about.
+SENT_NOTICE = """
+select n.request_id, n.withdrawn_at is not null,
+       array(select distinct d.release_id from removal_disclosure d where d.id = any(n.disclosures))
+  from removal_notice n
+  join removal_stream s on s.partner_id = n.stream_id and s.epoch = n.epoch
+ where s.partner_id = %(partner)s and n.sequence = %(sequence)s and n.sequence <= s.packed_through
+"""
+
+# Its targets that these releases hold, from one subject on: as many as a page has room for, and whether more follow.
+NOTICE_ITEMS = """
+with
+held as materialized (
+    select t.subject_id, sum(m.item_count) items
+      from removal_requesttarget t
+      join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = any(%(releases)s)
+     where t.request_id = %(request)s and t.subject_id > %(after)s and (t.items is null or t.items && m.items)
+     group by 1 order by 1 limit %(limit)s + 1),
+page as materialized (
+    select subject_id
+      from (select subject_id, row_number() over w place, sum(items) over w - items items_before
+              from held window w as (order by subject_id)) x
+     where place <= %(limit)s and items_before < %(max_items)s)
+select s.id, s.key,
+       array(select distinct i.item from removal_manifestentry m cross join unnest(m.items) i(item)
+              where m.subject_id = t.subject_id and m.release_id = any(%(releases)s)
+                and (t.items is null or i.item = any(t.items)) order by i.item),
+       (select count(*) from held) > (select count(*) from page)
+  from page p
+  join removal_requesttarget t on t.request_id = %(request)s and t.subject_id = p.subject_id
+  join removal_subject s on s.id = t.subject_id
+ order by s.id
+"""
+
+# A page ends early when its subjects hold more items than this; one subject always fits.
+PAGE_ITEMS = 100_000
+
+
+@dataclass(frozen=True)
+class ItemPage:
+    """Some of what a notice is about: (subject, distinct items) pairs, and the subject id to go on after, if any."""
+
+    entries: list[tuple[str, list[str]]]
+    next_after: int | None
+
+
+def notice_items(*, partner_id: int, sequence: int, after: int, limit: int) -> ItemPage:
+    """List what a partner holds of a notice's targets, by subject. None of it when the wish was withdrawn.
+
+    Raises UnknownNotice also for a number that exists and was not sent yet.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(SENT_NOTICE, {"partner": partner_id, "sequence": sequence})
+        notice = cursor.fetchone()
+        if notice is None:
+            raise UnknownNotice(sequence)
+        request_id, is_withdrawn, releases = notice
+        if is_withdrawn:
+            return ItemPage([], None)
+        cursor.execute(
+            NOTICE_ITEMS,
+            {"request": request_id, "releases": releases, "after": after, "limit": limit, "max_items": PAGE_ITEMS},
+        )
+        rows = cursor.fetchall()
+    more = bool(rows) and rows[-1][3]
+    return ItemPage([(subject, items) for _, subject, items, _ in rows], rows[-1][0] if more else None)

@@ -61,19 +61,15 @@ class PartnerAdmin(ReadOnlyAdmin):
     @admin.display(description="URL")
     def address(self, partner: Partner) -> str:
         # Never a link: a partner chooses this text.
-        return excerpt(partner.endpoint.url) if _has(partner, "endpoint") else ""
+        return excerpt(partner.endpoint.url)
 
     @admin.display(description="endpoint")
     def endpoint_standing(self, partner: Partner) -> str:
-        return state_badge(partner.endpoint.state) if _has(partner, "endpoint") else ""
+        return state_badge(partner.endpoint.state)
 
     @admin.display
     def stream(self, partner: Partner) -> str:
-        return link(partner.stream, f"1 to {partner.stream.head}") if _has(partner, "stream") else ""
-
-
-def _has(partner: Partner, related: str) -> bool:
-    return hasattr(partner, related)
+        return link(partner.stream, f"1 to {partner.stream.head}")
 
 
 def _set_paused(request: HttpRequest, partners: QuerySet[Any], *, paused: bool) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
@@ -54,11 +54,8 @@ class RequestAdmin(ReadOnlyAdmin):
         about = RequestTarget.objects.filter(subject__key=search_term).values("request_id")
         return queryset.filter(pk__in=named.union(about)), False
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any
-    ) -> HttpResponse:
-        context |= {"rows": _rows(obj, now=timezone.now()), **_targets(obj)}
-        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
+    def page_context(self, row: Any) -> dict[str, Any]:
+        return {"rows": _rows(row, now=timezone.now()), **_targets(row)}
 
     @admin.display(description="state")
     def standing(self, request: RemovalRequest) -> SafeString:

@@ -4,11 +4,16 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import F, Q, QuerySet
+from django.db.models import Case, F, OuterRef, Q, QuerySet, Subquery, When
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
-from removal.models import Delivery, Notice
+from partners.admin import ReadOnlyAdmin, badge, link
+from removal.admin.words import delivery_word, handling_badge, state_badge
+from removal.models import Acknowledgement, Delivery, Disclosure, Incident, Notice, Stream
 
 Handling = Notice.Handling
 
@@ -42,11 +47,10 @@ class LateFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("overdue", "overdue"), ("silent", "overdue and silent")]
 
-    def queryset(self, request: HttpRequest, notices: QuerySet[Any]) -> QuerySet[Any]:
+    def queryset(self, request: HttpRequest, notices: Any) -> Any:
         if self.value() not in {"overdue", "silent"}:
             return notices
-        overdue = Notice.objects.open().filter(respond_by__lt=timezone.now()).values("pk")
-        late = notices.filter(pk__in=overdue)
+        late = notices.open().filter(respond_by__lt=timezone.now())
         if self.value() == "silent":
             late = late.filter(handling=Handling.NONE, message_state=Delivery.State.DELIVERED).exclude(
                 HEARD_BY_WATERMARK
@@ -67,3 +71,198 @@ class HandlingFilter(admin.SimpleListFilter):
         if self.value() == Handling.RECEIVED:
             return notices.filter(Q(handling=Handling.RECEIVED) | HEARD_BY_WATERMARK)
         return notices.filter(handling=self.value()) if self.value() else notices
+
+
+@admin.register(Stream)
+class StreamAdmin(ReadOnlyAdmin):
+    explanation = "Everything a partner must be told, numbered 1, 2, 3 … without holes."
+    when_empty = "No stream yet. A partner's stream starts with the partner: manage.py partner add"
+    list_display = ("name", "standing", "head", "packed_through", "received_through", "epoch")
+    list_select_related = ("partner",)
+    list_filter = ("partner__state",)
+    ordering = ("partner__slug",)
+    search_fields = ("partner__slug",)
+    search_help_text = "A part of the partner's slug."
+    fields = ("partner", "standing", "head", "packed_through", "received_through", "epoch", "contents")
+
+    @admin.display(description="stream")
+    def name(self, stream: Stream) -> str:
+        return stream.partner.slug
+
+    @admin.display(description="partner is")
+    def standing(self, stream: Stream) -> SafeString:
+        return state_badge(stream.partner.state)
+
+    @admin.display
+    def contents(self, stream: Stream) -> SafeString:
+        lists = [
+            (reverse(f"admin:removal_{name}_changelist"), stream.pk, word)
+            for name, word in (
+                ("notice", "notices"),
+                ("delivery", "deliveries"),
+                ("acknowledgement", "acknowledgements"),
+                ("incident", "incidents"),
+            )
+        ]
+        return format_html_join(" · ", '<a href="{}?stream__partner__id__exact={}">{}</a>', lists)
+
+
+@admin.register(Notice)
+class NoticeAdmin(ReadOnlyAdmin):
+    explanation = (
+        "Overdue: its date is past and the answer is still owed. Silent: delivered, and no word at all by its date. "
+        "Held: the partner is paused, so nothing is sent."
+    )
+    when_empty = "No notice yet. One appears when a request is about something that a partner received."
+    list_display = (
+        "number",
+        "partner",
+        "of_request",
+        "kind",
+        "item_count",
+        "delivery",
+        "handled",
+        "acknowledged_at",
+        "respond_by",
+        "late",
+    )
+    list_filter = (LateFilter, HandlingFilter, "kind", "stream__partner")
+    list_select_related = ("stream__partner", "request")
+    search_fields = ("sequence",)
+    search_help_text = "A partner's slug and a number, such as: acme 1203."
+    fieldsets = (
+        (None, {"fields": ("number", "partner", "epoch", "request", "kind", "item_count", "handovers")}),
+        ("Delivery, by us", {"fields": ("planned_at", "round", "delivery", "message", "withdrawn_at")}),
+        (
+            "Handling, by the partner",
+            {
+                "fields": ("handled", "acknowledged_at", "respond_by", "late", "statements"),
+                "description": "The partner's word. What it says it did is attested by it, and checked by nobody here.",
+            },
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        """Add ``message_state``: that of the message which carries the number, none while no message does."""
+        # The last message that starts at or before the number: one look into an index, also where the number has none.
+        nearest = (
+            Delivery.objects.filter(
+                stream=OuterRef("stream"), epoch=OuterRef("epoch"), first_sequence__lte=OuterRef("sequence")
+            )
+            .exclude(state=Delivery.State.SPLIT)
+            .order_by("-first_sequence", "pk")
+            .values(carries=Case(When(last_sequence__gte=OuterRef("sequence"), then="state")))
+        )
+        return super().get_queryset(request).annotate(message_state=Subquery(nearest[:1]))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Look up a notice by its public name: a slug and a number."""
+        if not search_term:
+            return queryset, False
+        slug, _, number = search_term.strip().rpartition(" ")
+        if not number.isdecimal() or len(number) > 18:  # longer than any number that a stream has
+            return queryset.none(), False
+        found = queryset.filter(sequence=int(number))
+        return (found.filter(stream__partner__slug=slug.strip()) if slug else found), False
+
+    @admin.display
+    def number(self, notice: Notice) -> str:
+        return str(notice.sequence)
+
+    @admin.display
+    def partner(self, notice: Notice) -> SafeString:
+        return link(notice.stream.partner)
+
+    @admin.display(description="request")
+    def of_request(self, notice: Notice) -> SafeString:
+        return link(notice.request)
+
+    @admin.display
+    def delivery(self, notice: Any) -> SafeString:
+        return state_badge(_delivery_of(notice))
+
+    @admin.display(description="handling")
+    def handled(self, notice: Notice) -> SafeString:
+        return handling_badge(handling_of(notice))
+
+    @admin.display
+    def late(self, notice: Any) -> str:
+        word = standing(
+            handling=handling_of(notice),
+            delivery=_delivery_of(notice),
+            respond_by=notice.respond_by,
+            withdrawn_at=notice.withdrawn_at,
+            now=timezone.now(),
+        )
+        return state_badge(word) if word else ""
+
+    @admin.display(empty_value="in none yet")
+    def message(self, notice: Notice) -> SafeString | None:
+        carrying = Delivery.objects.filter(
+            stream=notice.stream_id,
+            epoch=notice.epoch,
+            first_sequence__lte=notice.sequence,
+            last_sequence__gte=notice.sequence,
+        ).exclude(state=Delivery.State.SPLIT)
+        delivery = carrying.order_by("-first_sequence", "pk").first()
+        return link(delivery) if delivery else None
+
+    @admin.display(description="handed over in")
+    def handovers(self, notice: Notice) -> SafeString:
+        disclosures = Disclosure.objects.filter(pk__in=notice.disclosures).select_related("release").order_by("pk")
+        links = [(link(disclosure, disclosure.release.name),) for disclosure in disclosures[:MOST_DISCLOSURES]]
+        more = len(notice.disclosures) - len(links)
+        return format_html("{}{}", format_html_join(", ", "{}", links), f" and {more} more" if more > 0 else "")
+
+    @admin.display(empty_value="none yet")
+    def statements(self, notice: Notice) -> SafeString:
+        said = Acknowledgement.objects.filter(
+            stream=notice.stream_id,
+            epoch=notice.epoch,
+            first_sequence__lte=notice.sequence,
+            last_sequence__gte=notice.sequence,
+        ).order_by("-pk")[:MOST_STATEMENTS]
+        return format_html_join(", ", "{}", [(link(one, f"{one.get_status_display()} ({one})"),) for one in said])
+
+
+def _delivery_of(notice: Any) -> str:
+    """Say how the sending of a notice from ``NoticeAdmin.get_queryset`` stands."""
+    if notice.withdrawn_at and not notice.message_state:
+        return "withdrawn"
+    return delivery_word(notice.message_state or Delivery.State.WAITING, notice.stream.partner)
+
+
+class OngoingFilter(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("ongoing", "ongoing"), ("closed", "closed")]
+
+    def queryset(self, request: HttpRequest, incidents: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() not in {"ongoing", "closed"}:
+            return incidents
+        return incidents.filter(closed_at__isnull=self.value() == "ongoing")
+
+
+@admin.register(Incident)
+class IncidentAdmin(ReadOnlyAdmin):
+    explanation = (
+        "Something is wrong with a partner's endpoint, not with one message: the next success closes it. "
+        "Until then messages are tried again, and nothing is lost."
+    )
+    when_empty = "No incident: every endpoint does what it should."
+    list_display = ("kind", "partner", "standing", "opened_at", "closed_at")
+    list_filter = (OngoingFilter, "stream__partner")
+    list_select_related = ("stream__partner",)
+    fields = ("kind", "partner", "standing", "opened_at", "closed_at")
+
+    @admin.display
+    def partner(self, incident: Incident) -> SafeString:
+        return link(incident.stream.partner)
+
+    @admin.display(description="state")
+    def standing(self, incident: Incident) -> SafeString:
+        return badge("closed", "calm") if incident.closed_at else state_badge("ongoing")

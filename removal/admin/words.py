@@ -10,14 +10,11 @@ from partners.models import Partner
 from removal.models import Delivery, Notice
 
 TONES = {
-    "good": {"live", "open", "delivered", "completed", "fulfilled", "sealed"},
-    "wait": {
-        "paused", "held", "waiting", "sending", "planned", "received", "in_progress", "partially_completed",
-        "partially_fulfilled", "building",
-    },
-    "bad": {"suspended", "quarantined", "refused", "unreachable", "abandoned", "rejected", "overdue", "silent", "ongoing"},
-}  # fmt: skip
-TONE_OF = {state: tone for tone, states in TONES.items() for state in states}
+    "good": "live open delivered completed fulfilled sealed",
+    "wait": "paused held waiting sending received planned in_progress partially_completed partially_fulfilled building",
+    "bad": "suspended quarantined refused unreachable abandoned rejected overdue silent ongoing",
+}
+TONE_OF = {state: tone for tone, states in TONES.items() for state in states.split()}
 
 
 def state_badge(state: str, word: str = "") -> SafeString:

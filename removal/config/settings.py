@@ -134,6 +134,10 @@ except ValueError as error:
 DELIVERY_DEADLINE = timedelta(seconds=env_number("DELIVERY_DEADLINE_SECONDS", 15))
 # A claim lasts this long; twice the deadline and the database's own timeouts, so that only the dead lose it.
 DELIVERY_LEASE = timedelta(seconds=env_number("DELIVERY_LEASE_SECONDS", 60))
+if DELIVERY_LEASE < 2 * DELIVERY_DEADLINE:
+    raise ImproperlyConfigured(
+        "DELIVERY_LEASE_SECONDS must be at least twice DELIVERY_DEADLINE_SECONDS, or a slow partner is sent to twice."
+    )
 # One drain of one partner's stream ends after this long, and hints again.
 DRAIN_BUDGET = timedelta(seconds=20)
 # How often each worker process looks for work by itself (with jitter), and how often for missed pairs.
@@ -148,6 +152,7 @@ NOTICE_RESPOND_WITHIN = timedelta(days=env_number("NOTICE_RESPOND_WITHIN_DAYS", 
 CRASH_AT = env("CRASH_AT")
 
 INSTALLED_APPS = [
+    "removal",  # before the admin, whose templates its own ones build on
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -157,7 +162,6 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "ninja",  # serves its documentation page's files from here, so that it needs no outside host
     "partners",
-    "removal",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

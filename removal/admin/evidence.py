@@ -1,0 +1,85 @@
+"""What was said and done, as it was: partners' statements, and the log."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models.functions import Left, Length
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from partners.admin import MOST_CHARACTERS, ReadOnlyAdmin, excerpt, link, verbatim
+from removal.admin.words import as_hex, as_json, handling_badge, span
+from removal.models import Acknowledgement, AcknowledgementText, LogEntry
+
+
+@admin.register(Acknowledgement)
+class AcknowledgementAdmin(ReadOnlyAdmin):
+    explanation = "What partners say. What one says it did is attested by it, and checked by nobody here."
+    when_empty = "No answer yet. Partners send them to /v1/acknowledgements."
+    list_display = ("received_at", "partner", "notices", "said", "reason", "amends", "channel", "key_prefix")
+    list_filter = ("status", "channel", "stream__partner")
+    list_select_related = ("stream__partner",)
+    fieldsets = (
+        (None, {"fields": ("partner", "epoch", "notices", "said", "reason", "amends", "completed_at")}),
+        ("Attested by the partner", {"fields": ("counts", "claims")}),
+        ("How it came", {"fields": ("received_at", "channel", "key_prefix", "digest")}),
+    )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Show the statement itself to those who may see statements: it may name items."""
+        if not request.user.has_perm("removal.view_acknowledgementtext"):
+            return self.fieldsets
+        return (*self.fieldsets, ("Word for word", {"fields": ("words",)}))
+
+    @admin.display
+    def partner(self, statement: Acknowledgement) -> SafeString:
+        return link(statement.stream.partner)
+
+    @admin.display
+    def notices(self, statement: Acknowledgement) -> str:
+        return span(statement.first_sequence, statement.last_sequence)
+
+    @admin.display(description="status")
+    def said(self, statement: Acknowledgement) -> SafeString:
+        return handling_badge(statement.status)
+
+    @admin.display(description="items by outcome", empty_value="not said")
+    def counts(self, statement: Acknowledgement) -> str:
+        return excerpt(", ".join(f"{count} {outcome}" for outcome, count in statement.outcomes.items()), most=1000)
+
+    @admin.display(description="attestations", empty_value="none")
+    def claims(self, statement: Acknowledgement) -> SafeString | None:
+        return verbatim(as_json(statement.attestations)) if statement.attestations else None
+
+    @admin.display(description="SHA-256 of its words")
+    def digest(self, statement: Acknowledgement) -> str:
+        return as_hex(statement.text_digest)
+
+    @admin.display(description="statement", empty_value="Erased: its time was over.")
+    def words(self, statement: Acknowledgement) -> SafeString | None:
+        # The database cuts it: a statement may be 64 MiB long.
+        found = AcknowledgementText.objects.filter(pk=statement.pk)
+        row = found.values_list(Left("text", MOST_CHARACTERS), Length("text")).first()
+        return verbatim(row[0], length=row[1]) if row else None
+
+
+@admin.register(LogEntry)
+class LogEntryAdmin(ReadOnlyAdmin):
+    explanation = "What happened, and who did it: ids and states only. The database refuses to change or delete these."
+    when_empty = "Nothing has happened yet."
+    list_display = ("at", "actor", "action", "summary")
+    search_fields = ("actor__exact", "action__exact")
+    search_help_text = "An actor or an action, exactly: staff:1, worker, partner_paused …"
+    fields = ("at", "actor", "action", "subjects", "seal")
+
+    @admin.display(description="about")
+    def summary(self, entry: LogEntry) -> str:
+        return excerpt(", ".join(f"{name} {value}" for name, value in entry.about.items()), most=120)
+
+    @admin.display(description="about")
+    def subjects(self, entry: LogEntry) -> SafeString:
+        return verbatim(as_json(entry.about))
+
+    @admin.display(description="SHA-256 of all this")
+    def seal(self, entry: LogEntry) -> str:
+        return as_hex(entry.digest)

@@ -1,0 +1,114 @@
+"""The ledger: datasets, their releases with what is in them, and who received which."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from partners.admin import ReadOnlyAdmin, excerpt, link
+from removal.admin.words import as_hex, state_badge
+from removal.models import Dataset, Disclosure, ManifestEntry, Release
+
+MOST_ENTRIES = 100
+
+
+@admin.register(Dataset)
+class DatasetAdmin(ReadOnlyAdmin):
+    when_empty = "No dataset yet. The first release of one makes it: POST /v1/releases"
+    list_display = ("name",)
+    ordering = ("name",)
+    search_fields = ("name",)
+    search_help_text = "A part of its name."
+    fields = ("name", "releases")
+
+    @admin.display
+    def releases(self, dataset: Dataset) -> SafeString:
+        url = reverse("admin:removal_release_changelist")
+        return format_html('<a href="{}?dataset__id__exact={}">its releases</a>', url, dataset.pk)
+
+
+@admin.register(Release)
+class ReleaseAdmin(ReadOnlyAdmin):
+    explanation = "Versions of datasets. Building: may still change, and nobody is given it. Sealed: fixed for ever."
+    when_empty = "No release yet. Make one with: POST /v1/releases"
+    list_display = ("name", "of_dataset", "standing", "subject_count", "item_count", "created_at", "sealed_at")
+    list_filter = ("state", "dataset")
+    list_select_related = ("dataset",)
+    search_fields = ("name__exact",)
+    search_help_text = "Its name, exactly."
+    fields = (
+        "name",
+        "dataset",
+        "standing",
+        "source",
+        "created_at",
+        "sealed_at",
+        "subject_count",
+        "item_count",
+        "content_digest",
+        "handovers",
+    )
+
+    def page_context(self, row: Any) -> dict[str, Any]:
+        return _entries(row)
+
+    @admin.display(description="dataset")
+    def of_dataset(self, release: Release) -> SafeString:
+        return link(release.dataset)
+
+    @admin.display(description="state")
+    def standing(self, release: Release) -> SafeString:
+        return state_badge(release.state)
+
+    @admin.display(description="digest of its content")
+    def content_digest(self, release: Release) -> str:
+        return as_hex(release.digest)
+
+    @admin.display(description="handed to")
+    def handovers(self, release: Release) -> SafeString:
+        url = reverse("admin:removal_disclosure_changelist")
+        return format_html('<a href="{}?q={}">its disclosures</a>', url, release.name)
+
+
+def _entries(release: Release) -> dict[str, Any]:
+    """List a release's first subjects with their number of items, and say how many more there are."""
+    entries = ManifestEntry.objects.filter(release=release)
+    first = list(entries.order_by("subject_id").values_list("subject__key", "item_count")[: MOST_ENTRIES + 1])
+    more = 0
+    if len(first) > MOST_ENTRIES:
+        total = entries.count() if release.subject_count is None else release.subject_count
+        more = total - MOST_ENTRIES
+    return {
+        "entries": [(excerpt(key, most=200), items) for key, items in first[:MOST_ENTRIES]],
+        "more_entries": more,
+    }
+
+
+@admin.register(Disclosure)
+class DisclosureAdmin(ReadOnlyAdmin):
+    explanation = "Who received which release, and when: one row for each handover, never changed."
+    when_empty = "No handover yet. Record one with: POST /v1/releases/{name}/disclosures"
+    list_display = ("disclosed_at", "of_release", "to_partner", "purposes", "name", "recorded_at")
+    list_filter = ("partner",)
+    list_select_related = ("release", "partner")
+    search_fields = ("release__name__exact", "reference__exact")
+    search_help_text = "A release's name, or a handover's reference: exactly."
+    fields = ("release", "partner", "disclosed_at", "usages", "reference", "recorded_at")
+
+    @admin.display(description="release")
+    def of_release(self, disclosure: Disclosure) -> SafeString:
+        return link(disclosure.release)
+
+    @admin.display(description="partner")
+    def to_partner(self, disclosure: Disclosure) -> SafeString:
+        return link(disclosure.partner)
+
+    @admin.display(description="usages")
+    def purposes(self, disclosure: Disclosure) -> str:
+        return excerpt(", ".join(disclosure.usages))
+
+    @admin.display(description="reference")
+    def name(self, disclosure: Disclosure) -> str:
+        return excerpt(disclosure.reference)

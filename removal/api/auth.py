@@ -1,0 +1,44 @@
+"""Who is calling: ``Authorization: Bearer rk_…``."""
+
+from typing import ClassVar
+
+from django.http import HttpRequest
+from ninja.security import HttpBearer
+
+from partners.models import ApiKey
+from removal.api.problems import Problem
+
+
+class KeyRequest(HttpRequest):
+    """A request whose key was found good. For the type checker only: Django makes the object."""
+
+    auth: ApiKey
+
+    def __init__(self) -> None:
+        raise NotImplementedError
+
+
+def actor(request: KeyRequest) -> str:
+    """Name the caller as the log does: by the key's prefix."""
+    return f"api:{request.auth.prefix}"
+
+
+class _Key(HttpBearer):
+    scope: ClassVar[ApiKey.Scope]
+
+    def authenticate(self, request: HttpRequest, token: str) -> ApiKey | None:
+        # Found by its digest, so no comparison's time tells how much of a key was right.
+        key = ApiKey.objects.filter(digest=ApiKey.digest_of(token), revoked_at=None).first()
+        if key and key.scope != self.scope:
+            raise Problem(403, "wrong_scope", f"This is a {key.scope} key. Use a {self.scope} key here.")
+        return key
+
+
+class PlatformKey(_Key):
+    scope = ApiKey.Scope.PLATFORM
+    openapi_description = "A platform's key: records requests, fills the ledger."
+
+
+class PartnerKey(_Key):
+    scope = ApiKey.Scope.PARTNER
+    openapi_description = "A partner's key: reads its own stream, acknowledges."

@@ -1,0 +1,174 @@
+"""What platforms call: requests, and the ledger of who received what."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.http import HttpResponse, StreamingHttpResponse
+from django.utils import timezone
+from ninja import Header, Query, Router, Status
+from ninja import Path as InPath
+
+from removal import intake, ledger, reports
+from removal.api import bulk, schemas
+from removal.api.auth import KeyRequest, PlatformKey, actor
+from removal.api.problems import check_parameters
+from removal.api.streams import NDJSON, open_body
+from removal.manifests import read_ndjson
+from removal.models import Release
+
+router = Router(auth=PlatformKey())
+
+PublicId = Annotated[str, InPath(pattern=schemas.PUBLIC_ID_PATTERN)]
+ReleaseName = Annotated[str, InPath(pattern=schemas.NAME_PATTERN)]
+IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", pattern=schemas.IDEMPOTENCY_KEY_PATTERN)]
+
+
+@router.post("/requests", tags=["requests"], response=dict.fromkeys((201, 200), schemas.RecordedRequest))
+def record_request(
+    request: KeyRequest, response: HttpResponse, wish: schemas.NewRequest, idempotency_key: IdempotencyKey
+) -> Status[schemas.RecordedRequest]:
+    """Record a person's wish. It is durable when this is answered.
+
+    Send it again with the same key and body until there is an answer: 201 the first time, 200 with the same answer
+    after that, 409 if the key came before with another body.
+    """
+    recorded = intake.record_request(
+        source=request.auth.source,
+        actor=actor(request),
+        wish=wish.as_wish(idempotency_key=idempotency_key),
+        now=timezone.now(),
+    )
+    status_url = f"{settings.PUBLIC_URL}/v1/requests/{recorded.public_id}"
+    response["Location"] = status_url
+    answer = schemas.RecordedRequest(id=recorded.public_id, status_url=status_url)
+    return Status(201 if recorded.created else 200, answer)
+
+
+@router.post("/requests/bulk", tags=["requests"], openapi_extra=bulk.DESCRIPTION)
+def record_many_requests(request: KeyRequest) -> StreamingHttpResponse:
+    """Record many wishes: NDJSON, each line with its own `idempotency_key`.
+
+    The answer is NDJSON too, a line for each that is not blank, in order, and is sent while you send: read it
+    meanwhile. A line that cannot be taken is refused, the others stand. Sending the whole file again is safe.
+    """
+    answers = bulk.record_lines(open_body(request), source=request.auth.source, actor=actor(request))
+    return StreamingHttpResponse(answers, content_type=NDJSON)
+
+
+@router.get("/requests", tags=["requests"], response=schemas.RequestList)
+def list_requests(
+    request: KeyRequest,
+    subject: Annotated[schemas.Key | None, Query()] = None,
+    state: Annotated[schemas.State | None, Query()] = None,
+    after: Annotated[str | None, Query(pattern=schemas.PUBLIC_ID_PATTERN)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> schemas.RequestList:
+    """List your requests, oldest first."""
+    check_parameters(request, "subject", "state", "after", "limit")
+    found = reports.request_lines(
+        source=request.auth.source, subject=subject, state=state, after=after or "", limit=limit + 1
+    )
+    page = [schemas.RequestSummary.model_validate(line) for line in found[:limit]]
+    if len(found) == len(page):
+        return schemas.RequestList(requests=page, next=None)
+    query = {"subject": subject, "state": state, "after": page[-1].id, "limit": limit}
+    rest = urlencode({name: value for name, value in query.items() if value is not None})
+    return schemas.RequestList(requests=page, next=f"{settings.PUBLIC_URL}/v1/requests?{rest}")
+
+
+@router.get("/requests/{public_id}", tags=["requests"], response=schemas.RequestStatus)
+def show_request(request: KeyRequest, public_id: PublicId) -> schemas.RequestStatus:
+    """Show a request, and where each partner that holds the content stands with it."""
+    return _status(request, public_id)
+
+
+@router.post("/requests/{public_id}/withdraw", tags=["requests"], response=schemas.RequestStatus)
+def withdraw_request(request: KeyRequest, public_id: PublicId) -> schemas.RequestStatus:
+    """Take a request back. Partners that have not been told yet are not; for the others it stands. Safe to repeat."""
+    intake.withdraw_request(source=request.auth.source, actor=actor(request), public_id=public_id)
+    return _status(request, public_id)
+
+
+def _status(request: KeyRequest, public_id: str) -> schemas.RequestStatus:
+    line, partners = reports.find_request(source=request.auth.source, public_id=public_id)
+    return schemas.RequestStatus.model_validate(vars(line) | {"partners": partners})
+
+
+@router.post("/releases", tags=["ledger"], response={201: schemas.ReleaseStatus})
+def create_release(request: KeyRequest, release: schemas.NewRelease) -> Status[schemas.ReleaseStatus]:
+    """Start a version of a dataset, and the dataset if it is new."""
+    made = ledger.create_release(
+        actor=actor(request), name=release.name, dataset=release.dataset, source=release.source
+    )
+    return Status(201, _describe(made))
+
+
+@router.get("/releases/{name}", tags=["ledger"], response=schemas.ReleaseStatus)
+def show_release(request: KeyRequest, name: ReleaseName) -> schemas.ReleaseStatus:
+    """Show a release: its state and, once it is sealed, its counts and digest."""
+    return _describe(reports.find_release(name=name))
+
+
+@router.put(
+    "/releases/{name}/manifest",
+    tags=["ledger"],
+    response=schemas.ManifestCounts,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "Of any length. A line has at most 64 MiB; a subject stands on one line.",
+            "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/ManifestLine"}}},
+        }
+    },
+)
+def replace_manifest(request: KeyRequest, name: ReleaseName) -> ledger.Counts:
+    """Say whose content is in a release, in place of what was said before. Taken whole, or not at all."""
+    return ledger.replace_manifest(actor=actor(request), name=name, entries=read_ndjson(open_body(request)))
+
+
+@router.post("/releases/{name}/seal", tags=["ledger"], response=schemas.ReleaseStatus)
+def seal_release(request: KeyRequest, name: ReleaseName) -> schemas.ReleaseStatus:
+    """Fix a release for ever. Only then can it be handed over."""
+    return _describe(ledger.seal_release(actor=actor(request), name=name))
+
+
+def _describe(release: Release) -> schemas.ReleaseStatus:
+    return schemas.ReleaseStatus(
+        name=release.name,
+        dataset=release.dataset.name,
+        source=release.source,
+        state=release.state,
+        subjects=release.subject_count,
+        items=release.item_count,
+        digest=bytes(release.digest).hex() if release.digest else None,
+        sealed_at=release.sealed_at,
+    )
+
+
+@router.post(
+    "/releases/{name}/disclosures",
+    tags=["ledger"],
+    response=dict.fromkeys((201, 200), schemas.DisclosureStatus),
+)
+def record_disclosure(
+    request: KeyRequest, name: ReleaseName, handover: schemas.NewDisclosure
+) -> Status[schemas.DisclosureStatus]:
+    """Record that a partner has received a release. 201 the first time, 200 for each repeat of the same handover."""
+    disclosure, is_new = ledger.record_disclosure(
+        actor=actor(request),
+        release=name,
+        partner=handover.partner,
+        reference=handover.reference,
+        disclosed_at=handover.disclosed_at,
+        usages=tuple(handover.usages),
+        now=timezone.now(),
+    )
+    answer = schemas.DisclosureStatus(
+        release=name,
+        partner=handover.partner,
+        reference=disclosure.reference,
+        disclosed_at=disclosure.disclosed_at,
+        usages=disclosure.usages,
+    )
+    return Status(201 if is_new else 200, answer)

@@ -1,0 +1,224 @@
+"""Errors in one shape: RFC 9457 problem+json with a stable ``code``, the field, and what to do about it.
+
+Nothing of what was sent is repeated, here or in the log, but names of fields.
+"""
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import Any
+
+import pydantic
+import structlog
+from django.core.exceptions import RequestDataTooBig
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, UnreadablePostError
+from django.views import defaults
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+
+from removal import intake, ledger, reports
+from removal.api.streams import BodyCutOff, LengthNeeded, has_untold_length
+from removal.manifests import Unreadable
+
+log = structlog.get_logger()
+
+CONTENT_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+MAX_ERRORS = 20  # of one answer: a list of 100,000 wrong items needs no more to be understood
+
+# For the two that are met most, clearer words than pydantic's.
+MESSAGES = {
+    "missing": "This field is required.",
+    "extra_forbidden": "There is no such field. Check its spelling, or leave it out.",
+}
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """Where it is wrong, and what to do."""
+
+    field: str
+    message: str
+
+
+class Problem(Exception):
+    """What went wrong, for the caller. ``code`` is part of the contract, the words are not."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+    def as_response(self) -> HttpResponse:
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+        }
+        if self.errors:
+            body["errors"] = [asdict(error) for error in self.errors]
+        return HttpResponse(json.dumps(body), status=self.status, content_type=CONTENT_TYPE, headers=self.headers)
+
+
+def invalid_fields(errors: Sequence[FieldError], *, status: int = 422) -> Problem:
+    first = errors[0]
+    return Problem(status, "invalid_field", f"{first.field}: {first.message}", errors=errors)
+
+
+def field_errors(error: pydantic.ValidationError) -> list[FieldError]:
+    """List what is wrong in a line or a body, without quoting any of it."""
+    details = error.errors(include_url=False, include_input=False)
+    return [_field_error(detail["loc"], detail) for detail in details[:MAX_ERRORS]]
+
+
+def _field_error(location: Sequence[int | str], detail: Mapping[str, Any]) -> FieldError:
+    message = MESSAGES.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+    return FieldError(".".join(str(part) for part in location) or "body", message)
+
+
+def answer(request: HttpRequest, error: Exception) -> HttpResponse:
+    """Turn whatever a view raised into its response."""
+    if isinstance(error, ValidationError):
+        return _problem_of_validation(request, error).as_response()
+    return problem_of(error).as_response()
+
+
+def problem_of(error: Exception) -> Problem:
+    """Say what an error means to the caller. What nobody foresaw is logged, and is ours."""
+    match error:
+        case Problem():
+            return error
+        # who asks
+        case AuthenticationError():
+            return Problem(
+                401,
+                "unauthorized",
+                "Send 'Authorization: Bearer rk_…'. The key is missing, unknown or revoked.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        # the body
+        case RequestDataTooBig():
+            return Problem(
+                413, "body_too_large", "A JSON body has at most 1 MiB. Send less at once, or NDJSON where it is taken."
+            )
+        case LengthNeeded():
+            return Problem(411, "length_needed", "Send a Content-Length header with this body.")
+        case BodyCutOff() | UnreadablePostError():
+            return Problem(400, "body_cut_off", "The body ended early. Send it again.")
+        case Unreadable():
+            return Problem(400, "unreadable", str(error))
+        case HttpError() if isinstance(error.__cause__, Unreadable):  # ninja's own, around our parser's
+            return problem_of(error.__cause__)
+        # what the steps say
+        case intake.InvalidWish() | ledger.InvalidDisclosure():
+            return invalid_fields([FieldError(error.field, str(error))])
+        case ledger.UnknownPartner():
+            return invalid_fields([FieldError("partner", "No partner has this slug.")])
+        case intake.KeyReused():
+            return Problem(409, "key_reused", str(error))
+        case intake.UnknownRequest():
+            return Problem(404, "unknown_request", "You have recorded no request with this id.")
+        case intake.CannotWithdraw():
+            return Problem(409, "cannot_withdraw", str(error))
+        case ledger.UnknownRelease():
+            return Problem(404, "unknown_release", "No release has this name. POST /v1/releases makes one.")
+        case ledger.ReleaseExists():
+            return Problem(409, "release_exists", "The name is taken. Choose another.")
+        case ledger.ReleaseIsSealed():
+            return Problem(409, "release_is_sealed", "A sealed release never changes. Make a new one.")
+        case ledger.ReleaseIsNotSealed():
+            return Problem(409, "release_is_not_sealed", "Only a sealed release is handed over. Seal it first.")
+        case ledger.EmptyManifest():
+            return Problem(409, "empty_manifest", "The release has no content. PUT its manifest first.")
+        case ledger.InvalidManifest():
+            return Problem(422, "invalid_manifest", str(error))
+        case reports.UnknownNotice():
+            return Problem(404, "unknown_sequence", "You have been sent no notice with this number.")
+        case Http404():
+            return Problem(404, "unknown_path", "There is nothing at this address. /docs lists what there is.")
+        # the house
+        case OperationalError() | InterfaceError():
+            log.warning("database_unavailable", error=type(error).__name__)
+            return Problem(
+                503,
+                "unavailable",
+                "The database cannot answer now. Try again; with the same key nothing is recorded twice.",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
+        case _:
+            # Not the message: the database quotes values in its own.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            log.error("request_failed", error=type(error).__name__, trace=trace)
+            return Problem(500, "internal_error", "This is our fault, and has been logged. Try again later.")
+
+
+def _problem_of_validation(request: HttpRequest, error: ValidationError) -> Problem:
+    found = error.errors[:MAX_ERRORS]
+    places = {detail["loc"][0] for detail in found}
+    if "path" in places:
+        return problem_of(Http404())  # such a name or number cannot be: whatever it names does not exist
+    if "body" in places and has_untold_length(request):
+        return problem_of(LengthNeeded())
+    # A location starts with where it is; for a body, the view's name of it follows.
+    errors = [_field_error(detail["loc"][2 if detail["loc"][0] == "body" else 1 :], detail) for detail in found]
+    return invalid_fields(errors, status=422 if "body" in places else 400)
+
+
+def check_parameters(request: HttpRequest, *known: str) -> None:
+    """Refuse query parameters that are unknown or stand twice: leaving one out silently would answer another question."""
+    errors = [
+        FieldError(name, f"There is no such parameter. Known are: {', '.join(known)}.")
+        for name in request.GET
+        if name not in known
+    ] or [
+        FieldError(name, "It stands twice. Keep one.") for name, values in request.GET.lists() if len(values) > 1
+    ]
+    if errors:
+        raise invalid_fields(errors, status=400)
+
+
+def refuse_method(response: HttpResponseBase) -> HttpResponseBase:
+    """Give the answer to a wrong method the common shape; any other passes as it is."""
+    if response.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
+        return response
+    allowed = response.headers["Allow"]
+    detail = f"This address takes {allowed}."
+    return Problem(405, "method_not_allowed", detail, headers={"Allow": allowed}).as_response()
+
+
+# What Django answers before or instead of a view of the API.
+
+
+def _is_api(request: HttpRequest) -> bool:
+    return request.path.startswith(("/v1/", "/.well-known/"))
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not _is_api(request):
+        return defaults.bad_request(request, exception)
+    return Problem(400, "bad_request", "The request cannot be taken. Check its Host header and its form.").as_response()
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return problem_of(Http404()).as_response() if _is_api(request) else defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if not _is_api(request):
+        return defaults.server_error(request)
+    return Problem(500, "internal_error", "This is our fault. Try again later.").as_response()

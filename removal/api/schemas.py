@@ -1,0 +1,308 @@
+"""What comes in and what goes out. A field that is not here is an error, so that no misspelt one is silently left out."""
+
+import re
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from removal import acknowledgement, intake
+from removal.manifests import check_key, check_text
+from removal.models import RemovalRequest
+from removal.models.ledger import NAME_PATTERN
+from removal.models.subjects import USAGES
+
+MAX_ITEMS = 100_000  # of one request
+MAX_NUMBER = 2**63 - 1  # PostgreSQL's bigint
+
+# What a partner may attest. The list grows; no claim here is ever "verified".
+CLAIMS = (
+    "removed_from_corpus",
+    "derived_data_removed",
+    "excluded_from_future_training",
+    "sub_recipients_notified",
+    "backups_expire_by",
+    "model_retrained_without",
+    "model_unchanged",
+)
+
+
+def _one_of(words: Collection[str]) -> Callable[[str], str]:
+    def check(word: str) -> str:
+        if word not in words:
+            raise ValueError(f"Write one of: {', '.join(words)}.")
+        return word
+
+    return check
+
+
+def _enum(words: Collection[str]) -> Any:
+    return Field(json_schema_extra={"enum": list(words)})
+
+
+TIME_PATTERN = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _read_time(value: object) -> datetime:
+    """Read RFC 3339 with its offset; pydantic alone would take numbers too."""
+    try:
+        if not (isinstance(value, str) and TIME_PATTERN.fullmatch(value)):
+            raise ValueError(value)
+        time = datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("Write a time with its offset, such as 2026-11-24T00:20:00Z.") from None
+    if time.year < 1970:
+        raise ValueError("It lies before 1970, which must be a mistake.")
+    return time
+
+
+Time = Annotated[datetime, BeforeValidator(_read_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+Key = Annotated[str, AfterValidator(check_key), Field(description="1 to 512 bytes in UTF-8.")]
+Text = Annotated[str, AfterValidator(check_text)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Usage = Annotated[str, AfterValidator(_one_of(USAGES)), _enum(USAGES)]
+Reason = Annotated[str, AfterValidator(_one_of(RemovalRequest.Reason.values)), _enum(RemovalRequest.Reason.values)]
+Outcome = Annotated[str, AfterValidator(_one_of(acknowledgement.OUTCOMES)), _enum(acknowledgement.OUTCOMES)]
+Claim = Annotated[str, AfterValidator(_one_of(CLAIMS)), _enum(CLAIMS)]
+State = Literal["received", "planned", "closed"]
+
+PUBLIC_ID_PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
+IDEMPOTENCY_KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
+IdempotencyKey = Annotated[str, Field(pattern=IDEMPOTENCY_KEY_PATTERN, description="1 to 255 visible ASCII characters.")]
+
+
+def _no_repeats(words: list[str]) -> list[str]:
+    if len(set(words)) < len(words):
+        raise ValueError("Name each one once.")
+    return words
+
+
+Usages = Annotated[list[Usage], Field(min_length=1, max_length=len(USAGES)), AfterValidator(_no_repeats)]
+
+
+class Said(BaseModel):
+    """Something that a caller said."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewRequest(Said):
+    """A person's wish. ``items`` null means everything of the subject."""
+
+    kind: Literal["opt_out", "deletion"]
+    reason: Reason = "user_request"
+    subject: Key
+    items: Annotated[list[Key], Field(max_length=MAX_ITEMS)] | None = None
+    usages: Usages = ["all"]
+    received_at: Time | None = Field(None, description="When the person asked; missing means now.")
+    jurisdiction: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z0-9]{1,8})?$")] | None = None
+
+    def as_wish(self, *, idempotency_key: str) -> intake.Wish:
+        """Raises intake.InvalidWish when its fields contradict each other."""
+        return intake.Wish(
+            idempotency_key=idempotency_key,
+            kind=self.kind,
+            subject=self.subject,
+            items=None if self.items is None else tuple(self.items),
+            reason=self.reason,
+            usages=tuple(self.usages),
+            received_at=self.received_at,
+            jurisdiction=self.jurisdiction or "",
+        )
+
+
+class BulkRequest(NewRequest):
+    """A line of a bulk import: a wish with its own idempotency key."""
+
+    idempotency_key: IdempotencyKey
+
+
+class NewRelease(Said):
+    name: Name
+    dataset: Name
+    source: Annotated[Text, Field(max_length=200)] = ""
+
+
+class NewDisclosure(Said):
+    """A handover of a sealed release. ``reference`` is its own name, such as a shipment id: a repeat changes nothing."""
+
+    partner: Annotated[Text, Field(min_length=1, max_length=63)]
+    reference: Annotated[Text, Field(min_length=1, max_length=200)]
+    disclosed_at: Time | None = Field(None, description="Missing means now.")
+    usages: Usages = ["all"]
+
+
+class ItemOutcome(Said):
+    item: Key
+    outcome: Outcome
+
+
+class Attestation(Said):
+    claim: Claim
+    detail: Annotated[Text, Field(max_length=4000)] | None = None
+
+
+class AcknowledgementLine(Said):
+    """A partner's word about one notice (``sequence``), or about all numbers up to one (``through``)."""
+
+    sequence: Number | None = None
+    through: Number | None = None
+    status: Literal["received", "in_progress", "completed", "partially_completed", "rejected"]
+    reason: Annotated[Text, Field(max_length=40)] = Field("", json_schema_extra={"enum": list(acknowledgement.REASONS)})
+    detail: Annotated[Text, Field(max_length=4000)] = ""
+    completed_at: Time | None = None
+    outcomes: dict[Outcome, Count] = Field({}, description="How many items ended how. They sum to items_total.")
+    items: list[ItemOutcome] = Field([], description="Which item ended how, where that helps.")
+    attestations: Annotated[list[Attestation], Field(max_length=100)] = []
+    amends: bool = False
+
+    @model_validator(mode="after")
+    def _names_one_number(self) -> "AcknowledgementLine":
+        if (self.sequence is None) == (self.through is None):
+            raise ValueError("Name either a sequence or a through.")
+        return self
+
+    def as_statement(self, *, text: str) -> acknowledgement.Statement:
+        return acknowledgement.Statement(
+            status=self.status,
+            text=text,
+            sequence=self.sequence,
+            through=self.through,
+            reason=self.reason,
+            detail=self.detail,
+            completed_at=self.completed_at,
+            outcomes=dict(self.outcomes),
+            attestations=[attestation.model_dump(exclude_none=True) for attestation in self.attestations],
+            amends=self.amends,
+        )
+
+
+class Answered(BaseModel):
+    """Something that we answer."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class InvalidField(Answered):
+    field: str
+    message: str
+
+
+class ProblemDetails(Answered):
+    """Every error (RFC 9457). Programs go by ``code``."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[InvalidField] = []
+
+
+class RecordedRequest(Answered):
+    """The answer to a request and to each repeat of it: its state when it was recorded. ``status_url`` has today's."""
+
+    id: str
+    state: Literal["received"] = "received"
+    status_url: str
+
+
+class BulkError(Answered):
+    code: str
+    message: str
+    field: str | None = None
+
+
+class BulkAnswer(Answered):
+    """What became of a line. The last line has ``resume_at_line`` instead if the file could not be taken to its end."""
+
+    line: int
+    status: Literal["created", "repeated", "conflict", "invalid"]
+    id: str | None = None
+    error: BulkError | None = None
+
+
+class RequestSummary(Answered):
+    """A request. One that repeats an earlier one has that one's state, outcome and partners."""
+
+    id: str
+    kind: str
+    reason: str
+    subject: str | None = Field(description="Null when it is about several.")
+    usages: list[str]
+    received_at: datetime
+    respond_by: datetime
+    state: State
+    outcome: str | None
+    repeats: str | None = Field(description="The id of the earlier request that already says all of this.")
+    withdrawn_at: datetime | None
+    closed_at: datetime | None
+
+
+class PartnerStatus(Answered):
+    """Where a partner stands with a request. ``handling`` is the partner's own word."""
+
+    partner: str
+    sequence: int
+    kind: str
+    delivery: str
+    attempts: int
+    delivered_at: datetime | None
+    handling: str
+    acknowledged_at: datetime | None
+    respond_by: datetime
+    items_total: int = Field(validation_alias="item_count")
+
+
+class RequestStatus(RequestSummary):
+    partners: list[PartnerStatus]
+
+
+class RequestList(Answered):
+    requests: list[RequestSummary]
+    next: str | None = Field(description="Where the rest is.")
+
+
+class ReleaseStatus(Answered):
+    """A release. Counts and digest are fixed when it is sealed, and null before."""
+
+    name: str
+    dataset: str
+    source: str
+    state: Literal["building", "sealed", "recalled"]
+    subjects: int | None
+    items: int | None
+    digest: str | None = Field(description="SHA-256 of its content, in hexadecimal.")
+    sealed_at: datetime | None
+
+
+class ManifestCounts(Answered):
+    subjects: int
+    items: int
+
+
+class DisclosureStatus(Answered):
+    release: str
+    partner: str
+    reference: str
+    disclosed_at: datetime
+    usages: list[str]
+
+
+class RefusedLine(Answered):
+    """Why a line changed nothing. ``sequence`` is null where it could not be read."""
+
+    sequence: int | None
+    code: str
+    message: str
+
+
+class AcknowledgementAnswer(Answered):
+    """Each line is counted in one of the three, a ``through`` by the numbers it covers."""
+
+    accepted: int
+    unchanged: int
+    refused: list[RefusedLine]

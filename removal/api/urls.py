@@ -1,0 +1,93 @@
+"""The public API, put together: its addresses, its errors, its description (OpenAPI 3.1)."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponseBase
+from django.urls import path
+from ninja import NinjaAPI, Swagger
+from ninja.errors import HttpError, ValidationError
+from ninja.openapi.schema import OpenAPISchema
+from ninja.operation import Operation
+from ninja.parser import Parser
+from pydantic import TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from removal.api import partner, platform, problems, schemas, wellknown
+from removal.manifests import read_json
+
+REF = "#/components/schemas/{model}"
+
+
+class StrictParser(Parser):
+    """JSON that two readers would understand in the same way, or none."""
+
+    def parse_body(self, request: HttpRequest) -> Any:
+        return read_json(request.body)
+
+
+class Api(NinjaAPI):
+    def get_openapi_operation_id(self, operation: Operation) -> str:
+        return operation.view_func.__name__
+
+    def get_openapi_schema(self, **kwargs: Any) -> OpenAPISchema:
+        """Describe the API, with what ninja cannot see: stream bodies, problems, and the messages that we send."""
+        described = super().get_openapi_schema(**kwargs)
+        components = described["components"]["schemas"]
+        _, by_reference = models_json_schema([(model, "validation") for model in schemas.UNSEEN], ref_template=REF)
+        components |= by_reference["$defs"]
+        message = TypeAdapter(schemas.WebhookMessage).json_schema(ref_template=REF)
+        components |= message.pop("$defs")
+        described["webhooks"] = {
+            "removal.notices": {
+                "post": {
+                    "summary": "A range of your stream",
+                    "description": "Sent to your endpoint, signed by Standard Webhooks 1.0.0. Any 2xx takes it.",
+                    "requestBody": {"required": True, "content": {"application/json": {"schema": message}}},
+                    "responses": {"2XX": {"description": "Taken. Every retry has the same webhook-id and bytes."}},
+                }
+            }
+        }
+        problem = {"schema": {"$ref": REF.format(model="ProblemDetails")}}
+        for operations in described["paths"].values():
+            for operation in operations.values():
+                operation["responses"]["default"] = {
+                    "description": "An error",
+                    "content": {problems.CONTENT_TYPE: problem},
+                }
+        return described
+
+
+api = Api(
+    title="Removal",
+    version="1",
+    description="Tells every partner who already holds a person's content that it must go, and proves it.",
+    openapi_url="/openapi.json",
+    docs_url="/docs",
+    docs=Swagger(settings={"validatorUrl": None}),  # or the page would have a stranger check it
+    parser=StrictParser(),
+)
+for _kind in (Exception, Http404, HttpError, ValidationError):  # ninja has answers of its own to the last three
+    api.add_exception_handler(_kind, problems.answer)
+api.add_router("/v1", platform.router)
+api.add_router("/v1", partner.router)
+api.add_router("", wellknown.router)
+
+
+def _with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    @wraps(view)
+    def wrapped(*args: Any, **kwargs: Any) -> HttpResponseBase:
+        return problems.refuse_method(view(*args, **kwargs))
+
+    return wrapped
+
+
+urlpatterns, *_ = api.urls
+for _pattern in urlpatterns:
+    _pattern.callback = _with_problems(_pattern.callback)
+urlpatterns = [
+    path("", (urlpatterns, "ninja", api.urls_namespace)),
+    path("healthz", wellknown.healthz),
+    path("readyz", wellknown.readyz),
+]

@@ -1,0 +1,71 @@
+"""What anyone may ask: our public keys, and whether this process can work."""
+
+from datetime import datetime
+from typing import TypedDict
+
+from django.conf import settings
+from django.db import Error, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+from ninja import Router
+
+from partners import keys
+from partners.models import Secret
+from partners.signing import Ed25519PrivateKey
+
+router = Router(tags=["public"])
+
+CACHE_SECONDS = 300  # short beside a rotation's overlap, so that every receiver meets a new key in time
+
+
+class PublishedKey(TypedDict):
+    id: str
+    algorithm: str
+    public_key: str
+    active_from: datetime
+    retire_at: datetime | None
+
+
+class Published(TypedDict):
+    keys: list[PublishedKey]
+    versions: list[str]
+    documentation: str
+
+
+@router.get("/.well-known/removal-notices", auth=None, response=Published)
+def show_keys(request: HttpRequest, response: HttpResponse) -> Published:
+    """Show the Ed25519 keys that our messages are signed with (Standard Webhooks, `v1a`)."""
+    response["Cache-Control"] = f"public, max-age={CACHE_SECONDS}"
+    return {
+        "keys": [_publish(secret) for secret in keys.published_keys(now=timezone.now())],
+        "versions": ["1"],
+        "documentation": f"{settings.PUBLIC_URL}/docs",
+    }
+
+
+def _publish(secret: Secret) -> PublishedKey:
+    return {
+        "id": secret.key_id,
+        "algorithm": "ed25519",
+        "public_key": Ed25519PrivateKey.from_text(secret.key).public_key.to_text(),
+        "active_from": secret.active_from,
+        "retire_at": secret.retire_at,
+    }
+
+
+def healthz(request: HttpRequest) -> JsonResponse:
+    """Say that the process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+def readyz(request: HttpRequest) -> JsonResponse:
+    """Say whether requests can be taken: the database answers and has every table as this code knows it."""
+    try:
+        executor = MigrationExecutor(connection)
+        is_behind = bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    except Error:
+        return JsonResponse({"status": "unavailable", "reason": "database_unreachable"}, status=503)
+    if is_behind:
+        return JsonResponse({"status": "unavailable", "reason": "migrations_pending"}, status=503)
+    return JsonResponse({"status": "ready"})

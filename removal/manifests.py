@@ -1,0 +1,120 @@
+"""Reads a manifest: NDJSON, a line a subject, ``{"subject": "site:123", "items": ["post:9"]}``.
+
+At most one line is in memory. Cutting into lines and reading JSON strictly are here for every other NDJSON body too.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from removal.ledger import Entry, InvalidManifest
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+MAX_KEY_BYTES = 512
+
+
+class Unreadable(Exception):
+    """This is not JSON that two readers would understand in the same way. The message quotes nothing of it."""
+
+
+def read_ndjson(chunks: Iterable[bytes]) -> Iterator[Entry]:
+    """Read a manifest that comes in pieces of any size. Raises InvalidManifest, which names the line and the fix."""
+    for number, line in split_lines(chunks):
+        if line is None:
+            raise InvalidManifest(number, f"It is longer than {MAX_LINE_BYTES >> 20} MiB. Put fewer items on it.")
+        try:
+            yield _read_entry(number, read_json(line))
+        except (Unreadable, ValueError) as error:
+            raise InvalidManifest(number, str(error)) from error
+
+
+def split_lines(chunks: Iterable[bytes], *, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes | None]]:
+    """Cut pieces of any size into (number from 1, line). Blank lines are counted and left out.
+
+    A line of more than ``limit`` bytes is read past, and comes as None.
+    """
+    number = 1
+    line = bytearray()
+    for chunk in chunks:
+        rest, *next_lines = chunk.split(b"\n")
+        if len(line) <= limit:
+            line += rest
+        for next_line in next_lines:
+            yield from _finish(number, line, limit)
+            number += 1
+            line = bytearray(next_line)
+    yield from _finish(number, line, limit)
+
+
+def _finish(number: int, line: bytearray, limit: int) -> Iterator[tuple[int, bytes | None]]:
+    if len(line) > limit:
+        yield number, None
+    elif line.strip():
+        yield number, bytes(line)
+
+
+def read_json(text: bytes) -> Any:
+    """Read one JSON text (RFC 8259) in UTF-8, with no field twice in an object and no NaN. Raises Unreadable."""
+    try:
+        return _DECODER.decode(text.decode())
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"It is not UTF-8 from byte {error.start + 1} on.") from error
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"It is not JSON at character {error.pos + 1}: {error.msg}.") from error
+    except RecursionError as error:
+        raise Unreadable("It is nested too deep.") from error
+    except ValueError as error:  # Python's own limit on the digits of an integer
+        raise Unreadable("A number in it has too many digits.") from error
+
+
+def _make_object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(fields)
+    if len(made) < len(fields):
+        raise Unreadable("A field stands twice in one object. Keep one of the two.")
+    return made
+
+
+def _refuse_constant(name: str) -> None:
+    raise Unreadable(f"{name} is not a JSON number.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_make_object, parse_constant=_refuse_constant)
+
+
+def _read_entry(number: int, entry: Any) -> Entry:
+    if not isinstance(entry, dict) or entry.keys() != {"subject", "items"}:
+        raise ValueError('Write an object with the fields "subject" and "items", and no others.')
+    subject, items = entry["subject"], entry["items"]
+    if not isinstance(items, list) or not items:
+        raise ValueError("items must be a list of at least one item. Leave out a subject that has none.")
+    try:
+        check_key(subject)
+    except ValueError as error:
+        raise ValueError(f"subject: {error}") from error
+    for place, item in enumerate(items):
+        try:
+            check_key(item)
+        except ValueError as error:
+            raise ValueError(f"items[{place}]: {error}") from error
+    return Entry(number, subject, items)
+
+
+def check_key(key: object) -> str:
+    """Return a subject's or an item's key, if it is one that can be stored and sent. Raises ValueError."""
+    if not isinstance(key, str):
+        raise ValueError("It must be a string.")  # noqa: TRY004 (for the caller all of these are one kind of fault)
+    if not 0 < len(check_text(key).encode()) <= MAX_KEY_BYTES:
+        raise ValueError(f"It must have 1 to {MAX_KEY_BYTES} bytes in UTF-8.")
+    return key
+
+
+def check_text(text: str) -> str:
+    """Return a text that PostgreSQL and every other JSON reader can hold. Raises ValueError."""
+    if "\0" in text:
+        raise ValueError("It must not hold NUL characters.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Not as the cause: its message quotes the text.
+        raise ValueError("It must not hold half of a surrogate pair.") from None
+    return text

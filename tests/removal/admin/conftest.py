@@ -1,0 +1,36 @@
+"""Staff at the desk, and partners on loopback."""
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from pytest_django import Settings
+
+
+@pytest.fixture(autouse=True)
+def _loopback_partners(settings: Settings) -> None:
+    settings.PARTNER_ALLOW_HTTP = True
+    settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
+
+
+@pytest.fixture(autouse=True)
+def _static_root(settings: Settings) -> None:
+    """The static files' middleware warns where there was no collectstatic, and warnings are errors."""
+    Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)
+
+
+@pytest.fixture
+def desk(admin_client: Client) -> Client:
+    """A browser in which a superuser is logged in."""
+    return admin_client
+
+
+@pytest.fixture
+def viewer_desk(client: Client, db: None) -> Client:
+    """A browser in which someone is logged in who may see everything, and nothing more."""
+    viewer = User.objects.create_user("viewer", is_staff=True)
+    viewer.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
+    client.force_login(viewer)
+    return client

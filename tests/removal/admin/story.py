@@ -1,0 +1,84 @@
+"""Real rows for every page: a partner that refuses a message, takes it at the second try, and answers."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Model
+from django.utils import timezone
+
+from partners.models import Partner
+from removal import acknowledgement, delivery, planning
+from removal.models import Delivery, RemovalRequest
+from tests.factories import disclose, make_partner, make_release, make_wish, record
+from tests.receivers import Reply, Script, listening
+
+BUDGET = timedelta(seconds=5)
+
+_numbers = count(1)
+
+
+def first_refuses(body: bytes = b"") -> Script:
+    """Answer 401, which opens an incident, and from the second message on 200."""
+    tries = count(1)
+    return lambda _: Reply(401, body) if next(tries) == 1 else Reply(200, body)
+
+
+def owe(*partners: Partner, subject: str = "") -> RemovalRequest:
+    """Record an opt-out of a subject whose two items all of these partners hold, and plan it."""
+    subject = subject or f"site:{next(_numbers)}"
+    release = make_release(contents={subject: ["post:1", "post:2"]})
+    for partner in partners:
+        disclose(release, partner)
+    request = record(make_wish(subject))
+    planning.plan(budget=BUDGET)
+    return request
+
+
+def send(partner: Partner) -> None:
+    """Try every message of a partner once, also those that would wait."""
+    Delivery.objects.filter(stream_id=partner.pk, state="waiting").update(due_at=timezone.now() - timedelta(seconds=1))
+    delivery.drain(partner_id=partner.pk, budget=BUDGET)
+
+
+def say(partner: Partner, sequence: int, status: str, **said: Any) -> None:
+    text = said.pop("text", json.dumps({"sequence": sequence, "status": status}))
+    statement = acknowledgement.Statement(status=status, text=text, sequence=sequence, **said)
+    acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_prefix", statements=[statement])
+
+
+def tell(*, subject: str = "", response: bytes = b"", text: str = "{}", **said: Any) -> Partner:
+    """Tell a new partner of one opt-out, at the second try; it attests that the content is gone."""
+    with listening(first_refuses(response)) as receiver:
+        partner = make_partner(url=receiver.url).partner
+        owe(partner, subject=subject)
+        send(partner)
+        send(partner)
+    said = {"attestations": [{"claim": "removed_from_corpus"}]} | said
+    say(partner, 1, "completed", text=text, outcomes={"removed": 2}, **said)
+    return partner
+
+
+def history() -> Iterator[tuple[type[Model], admin.ModelAdmin[Any]]]:
+    """Walk all that the two apps show in the admin."""
+    for model, model_admin in admin.site._registry.items():
+        if model._meta.app_label in {"partners", "removal"}:
+            yield model, model_admin
+
+
+def list_url(model: type[Model]) -> str:
+    return f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
+
+
+def page_url(row: Model) -> str:
+    return f"{list_url(type(row))}{row.pk}/change/"
+
+
+def pages() -> Iterator[str]:
+    """Name the address of every list, and of every row's page."""
+    for model, _ in history():
+        yield list_url(model)
+        yield from (page_url(row) for row in model._default_manager.order_by("pk"))

@@ -1,0 +1,237 @@
+"""Every list and every page: it renders, at a constant price, and shows nothing that it must not."""
+
+import html
+import json
+import re
+
+import pytest
+from django.contrib.staticfiles import finders
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from partners.models import ApiKey, Endpoint, Partner, Secret
+from removal.models import Acknowledgement, Attempt, Delivery, Disclosure, Incident, LogEntry, Notice, Release, Stream
+from tests.factories import disclose, make_partner, make_release, make_wish, record
+from tests.removal.admin.story import history, list_url, owe, page_url, pages, tell
+
+pytestmark = pytest.mark.django_db
+
+SCRIPT = '"><script>alert(1)</script>'
+OVERRIDE = "\N{RIGHT-TO-LEFT OVERRIDE}"
+
+
+def read(desk: Client, url: str) -> str:
+    response = desk.get(url)
+    assert response.status_code == 200, url
+    return response.content.decode()
+
+
+def test_every_list_and_every_page_renders_real_rows(desk: Client) -> None:
+    tell()
+    assert {model.__name__ for model, _ in history() if not model._default_manager.exists()} == set()
+    for url in pages():
+        read(desk, url)
+
+
+def test_everything_that_has_a_page_is_named() -> None:
+    assert {model.__name__ for model, _ in history()} == {
+        "Acknowledgement",
+        "ApiKey",
+        "Attempt",
+        "Dataset",
+        "Delivery",
+        "Disclosure",
+        "Incident",
+        "LogEntry",
+        "Notice",
+        "Partner",
+        "Release",
+        "RemovalRequest",
+        "Secret",
+        "Stream",
+    }
+
+
+def test_a_list_costs_as_many_queries_with_three_rows_as_with_one(desk: Client) -> None:
+    def prices() -> dict[str, int]:
+        found = {}
+        for model, _ in history():
+            with CaptureQueriesContext(connection, ) as queries:
+                read(desk, list_url(model))
+            found[model.__name__] = len(queries)
+        return found
+
+    tell()
+    prices()  # what is read once per process is read now
+    with_one = prices()
+    tell()
+    tell()
+    make_release("another").dataset
+    assert prices() == with_one
+
+
+def test_lists_count_no_further_than_they_page(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("partners.admin.MOST_LISTED", 2)
+    for subject in ("site:1", "site:2", "site:3"):
+        record(make_wish(subject))
+    page = read(desk, "/admin/removal/removalrequest/")
+    assert "Only the first 2 are listed." in page
+    assert page.count('class="field-kind"') == 2
+
+
+def test_an_empty_list_says_what_to_do(desk: Client) -> None:
+    for model, model_admin in history():
+        assert html.escape(model_admin.when_empty) in read(desk, list_url(model)), model  # type: ignore[attr-defined]
+        assert model_admin.when_empty  # type: ignore[attr-defined]
+
+
+def test_a_search_without_a_match_says_so(desk: Client) -> None:
+    tell()
+    assert "Nothing matches." in read(desk, "/admin/removal/notice/?q=acme+1203")
+
+
+def test_secrets_are_on_no_page(desk: Client) -> None:
+    tell()
+    made = make_partner()
+    with connection.cursor() as cursor:
+        cursor.execute("select key from partners_secret")
+        stored = [key for (key,) in cursor.fetchall()]
+    secret = [made.secret, made.api_key, *stored, *(secret.key for secret in Secret.objects.all())]
+    secret += [bytes(key.digest).hex() for key in ApiKey.objects.all()]
+    shown = "".join(read(desk, url) for url in pages())
+    assert [text for text in secret if text in shown] == []
+    assert re.findall(r"whs[ek]_", shown) == []
+
+
+def test_pages_of_keys_need_no_encryption_key(desk: Client, settings: pytest.FixtureRequest) -> None:
+    tell()
+    settings.ENCRYPTION_KEYS = ["3IrNrFv1z5vQ0V9wYwDqj0lVQmYJm0nJk1k2u8v9sXY="]  # type: ignore[attr-defined]
+    read(desk, list_url(Secret))
+    for secret in Secret.objects.defer("key"):
+        read(desk, page_url(secret))
+
+
+def make_hostile_rows() -> None:
+    evil = f"{SCRIPT}{OVERRIDE}gpj.exe"
+    partner = tell(
+        subject=f"site:{evil}",
+        response=evil.encode(),
+        text=evil + "x" * 1_000_000,
+        reason=evil[:40],
+        attestations=[{"claim": evil, "detail": "y" * 1_000_000}],
+    )
+    Partner.objects.filter(pk=partner.pk).update(name=evil + "n" * 150)
+    Endpoint.objects.filter(partner=partner).update(url=f"javascript:alert('{evil}')", state_reason=evil)
+    Incident.objects.update(kind=evil[:40])
+    release = make_release(contents={f"blog:{evil}": [evil]}, sealed=False)
+    Release.objects.filter(pk=release.pk).update(source=evil)
+    sealed = make_release(contents={f"blog:{evil}": [evil]})
+    handed = disclose(sealed, partner)
+    Disclosure.objects.create(release=sealed, partner=partner, usages=[evil], reference=evil)
+    assert handed.pk
+    LogEntry.objects.create(actor=evil, action=evil, about={evil: evil + "z" * 1_000_000})
+    record(make_wish(f"blog:{evil}", kind="deletion", items=(evil,), key=evil, jurisdiction=evil[:20]), source=evil[:63])
+
+
+def test_hostile_text_is_escaped_on_every_page(desk: Client) -> None:
+    make_hostile_rows()
+    for url in pages():
+        page = read(desk, url)
+        assert "<script>alert" not in page, url
+        assert OVERRIDE not in page, url
+        assert 'href="javascript' not in page.lower(), url
+
+
+def test_hostile_text_is_there_to_be_read(desk: Client) -> None:
+    make_hostile_rows()
+    attempt = Attempt.objects.order_by("pk")[0]
+    assert html.escape(f"{SCRIPT}[U+202E]gpj.exe") in read(desk, page_url(attempt))
+
+
+def test_lists_cut_long_text(desk: Client) -> None:
+    make_hostile_rows()
+    for model, _ in history():
+        assert len(read(desk, list_url(model))) < 40_000, model
+
+
+def test_a_long_statement_is_cut_and_says_how_much_is_missing(desk: Client) -> None:
+    tell(text="a" * 1_000_007)
+    page = read(desk, page_url(Acknowledgement.objects.get()))
+    assert "a" * 1_000_000 in page
+    assert "a" * 1_000_001 not in page
+    assert "and 7 more characters" in page
+
+
+def test_no_page_has_a_script_or_style_of_its_own(desk: Client) -> None:
+    """A strict content security policy refuses them (reliability C7)."""
+    tell()
+    for url in pages():
+        page = read(desk, url)
+        assert re.findall(r"<script(?![^>]*\bsrc=)[^>]*>", page) == [], url
+        assert re.findall(r"<style|\sstyle=|\son[a-z]+=", page) == [], url
+
+
+def test_pages_wear_the_name_and_the_style(desk: Client) -> None:
+    page = read(desk, "/admin/")
+    assert "<title>Compliance desk | Removal</title>" in page
+    assert '<link rel="stylesheet" href="/static/removal/admin.css">' in page
+    assert finders.find("removal/admin.css") is not None
+
+
+def test_what_partners_claim_is_called_attested(desk: Client) -> None:
+    tell()
+    page = read(desk, page_url(Acknowledgement.objects.get()))
+    assert "Attested by the partner" in page
+    assert "verified" not in page
+
+
+def test_other_columns_cannot_be_probed_through_the_address(desk: Client) -> None:
+    tell()
+    for url in ("/admin/partners/apikey/?digest__gte=x", "/admin/removal/delivery/?body__body__contains=x"):
+        assert desk.get(url).status_code == 400
+
+
+def test_a_message_is_shown_as_it_was_sent(desk: Client) -> None:
+    tell()
+    delivery = Delivery.objects.get()
+    sent = json.loads(bytes(delivery.body.body))
+    page = read(desk, page_url(delivery))
+    assert html.escape(json.dumps(sent, indent=2)) in page
+    assert bytes(delivery.body_digest or b"").hex() in page
+    assert page.count("field-result") == 2  # both attempts
+
+
+@pytest.mark.parametrize(("permission", "model"), [("deliverybody", Delivery), ("acknowledgementtext", Acknowledgement)])
+def test_verbatim_text_needs_a_permission_of_its_own(
+    viewer_desk: Client, permission: str, model: type[Delivery] | type[Acknowledgement]
+) -> None:
+    tell(subject="site:secret-place", text="site:secret-place")
+    url = page_url(model._default_manager.get())
+    assert "site:secret-place" in read(viewer_desk, url)
+    from django.contrib.auth.models import User
+
+    viewer = User.objects.get(username="viewer")
+    viewer.user_permissions.remove(viewer.user_permissions.get(codename=f"view_{permission}"))
+    assert "site:secret-place" not in read(viewer_desk, url)
+
+
+def test_the_notice_page_tells_the_whole_way(desk: Client) -> None:
+    tell()
+    notice = Notice.objects.get()
+    page = read(desk, page_url(notice))
+    assert 'badge-good">delivered<' in page
+    assert 'badge-good">completed<' in page
+    for row in (Delivery.objects.get(), Acknowledgement.objects.get(), Disclosure.objects.get(), notice.request):
+        assert page_url(row) in page
+
+
+def test_a_stream_links_to_what_is_in_it(desk: Client) -> None:
+    partner = tell()
+    owe(partner)
+    other = tell()
+    page = read(desk, page_url(Stream.objects.get(partner=partner)))
+    [url] = re.findall(r'href="(/admin/removal/notice/[^"]*)"', page.split("field-contents")[1])
+    notices = read(desk, url)
+    assert notices.count('class="field-number"') == 2 or notices.count("field-kind") == 2
+    assert page_url(other) not in notices.split('id="result_list"')[1].split("</table>")[0]
