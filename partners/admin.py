@@ -41,7 +41,7 @@ def link(row: Model, text: str = "") -> SafeString:
     return format_html('<a href="{}">{}</a>', url, text or str(row))
 
 
-def excerpt(text: str, *, most: int = 80) -> str:
+def shorten(text: str, *, most: int = 80) -> str:
     """Shorten a text of any length for a list."""
     return Truncator(text).chars(most)
 
@@ -96,7 +96,7 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Allow the page's own filters. Others in the address could probe columns that no page shows."""
-        names = [name for name in self.list_filter if isinstance(name, str)]
+        names = [getattr(each, "parameter_name", each) for each in self.list_filter]
         return any(lookup == name or lookup.startswith(f"{name}__") for name in names)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

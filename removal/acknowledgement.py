@@ -6,16 +6,17 @@ request gets its answer.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 from removal.models import Acknowledgement, AcknowledgementText, LogEntry, Notice, Stream
+from removal.transactions import whole_step
 
 Handling = Notice.Handling
 
@@ -85,6 +86,12 @@ class Answer:
     unchanged: int = 0
     refused: list[Refusal] = field(default_factory=list)
 
+    def add(self, part: "Answer") -> None:
+        """Count what became of more lines."""
+        self.accepted += part.accepted
+        self.unchanged += part.unchanged
+        self.refused += part.refused
+
 
 def acknowledge(*, partner_id: int, key_prefix: str, statements: Iterable[Statement]) -> Answer:
     """Take a partner's statements in order, in blocks that each commit: what was counted stands, whatever comes after.
@@ -94,34 +101,34 @@ def acknowledge(*, partner_id: int, key_prefix: str, statements: Iterable[Statem
     answer = Answer()
     block: list[Statement] = []
     for statement in statements:
-        if statement.through is not None:
-            _take_block(partner_id, key_prefix, block, answer)
-            block = []
-            _take_range(partner_id, key_prefix, statement, answer)
-        else:
+        if statement.through is None:
             block.append(statement)
-            if len(block) == BLOCK:
-                _take_block(partner_id, key_prefix, block, answer)
-                block = []
-    _take_block(partner_id, key_prefix, block, answer)
+        if statement.through is not None or len(block) == BLOCK:
+            answer.add(_take_block(partner_id, key_prefix, block))
+            block = []
+        if statement.through is not None:
+            for part in _take_range(partner_id, key_prefix, statement):
+                answer.add(part)
+    answer.add(_take_block(partner_id, key_prefix, block))
     return answer
 
 
-@transaction.atomic(durable=True)
-def _take_block(partner_id: int, key_prefix: str, block: Sequence[Statement], answer: Answer) -> None:
+@whole_step
+def _take_block(partner_id: int, key_prefix: str, block: Sequence[Statement]) -> Answer:
     if not block:
-        return
+        return Answer()
     stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
     if stream is None:
-        answer.refused += [_unknown(statement) for statement in block]
-        return
-    _take(stream, block, answer, key_prefix)
+        return Answer(refused=[_unknown(statement) for statement in block])
+    answer = _take(stream, block, key_prefix)
     with connection.cursor() as cursor:
         settle_deliveries(cursor, stream_id=partner_id)
+    return answer
 
 
-def _take(stream: Stream, block: Sequence[Statement], answer: Answer, key_prefix: str) -> None:
+def _take(stream: Stream, block: Sequence[Statement], key_prefix: str) -> Answer:
     """Judge statements about single numbers of a locked stream, and write those that stand."""
+    answer = Answer()
     notices = {
         notice.sequence: notice
         for notice in Notice.objects.filter(
@@ -153,6 +160,7 @@ def _take(stream: Stream, block: Sequence[Statement], answer: Answer, key_prefix
             accepted.append(statement)
             notice.handling = statement.status
     _write(stream, accepted, key_prefix)
+    return answer
 
 
 def _unknown(statement: Statement) -> Refusal:
@@ -282,44 +290,43 @@ returning n.request_id
 """
 
 
-def _take_range(partner_id: int, key_prefix: str, statement: Statement, answer: Answer) -> None:
-    """Take a statement about all numbers up to one: counts each number as accepted or unchanged.
+def _take_range(partner_id: int, key_prefix: str, statement: Statement) -> Iterator[Answer]:
+    """Take a statement about all numbers up to one: each number counts as accepted or unchanged.
 
     ``received`` moves only the stream's watermark; anything else goes in steps of sequence order, each with its own
     commit, so that a repeat goes on where a broken one ended.
     """
     refusal = _refuse_alone(statement)
     if refusal:
-        answer.refused.append(refusal)
+        yield Answer(refused=[refusal])
         return
     through = statement.through or 0
-    first = 1
-    while first <= through:
-        with transaction.atomic(durable=True), connection.cursor() as cursor:
-            stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
-            if stream is None or through > stream.head:
-                answer.refused.append(_unknown(statement))
-                return
-            if through > stream.packed_through:
-                answer.refused.append(
-                    Refusal(through, "not_yet_sent", f"You have been sent numbers up to {stream.packed_through}.")
-                )
-                return
-            is_receipt = statement.status == Handling.RECEIVED
-            last = through if is_receipt else min(through, first + STEP - 1)
-            moved = (
-                _move_watermark(cursor, stream, last)
-                if is_receipt
-                else _move_range(cursor, stream, statement, first, last)
-            )
-            if moved:
-                _append_range(
-                    stream, statement, first, last, channel=Acknowledgement.Channel.API, key_prefix=key_prefix
-                )
-            settle_deliveries(cursor, stream_id=partner_id)
-        answer.accepted += moved
-        answer.unchanged += last - first + 1 - moved
-        first = last + 1
+    length = through if statement.status == Handling.RECEIVED else STEP
+    for first in range(1, through + 1, length):
+        answer = _take_step(partner_id, key_prefix, statement, first, min(through, first + length - 1))
+        yield answer
+        if answer.refused:
+            return
+
+
+@whole_step
+def _take_step(partner_id: int, key_prefix: str, statement: Statement, first: int, last: int) -> Answer:
+    stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
+    through = statement.through or 0
+    if stream is None or through > stream.head:
+        return Answer(refused=[_unknown(statement)])
+    if through > stream.packed_through:
+        message = f"You have been sent numbers up to {stream.packed_through}."
+        return Answer(refused=[Refusal(through, "not_yet_sent", message)])
+    with connection.cursor() as cursor:
+        if statement.status == Handling.RECEIVED:
+            moved = _move_watermark(cursor, stream, last)
+        else:
+            moved = _move_range(cursor, stream, statement, first, last)
+        if moved:
+            _append_range(stream, statement, first, last, channel=Acknowledgement.Channel.API, key_prefix=key_prefix)
+        settle_deliveries(cursor, stream_id=partner_id)
+    return Answer(accepted=moved, unchanged=last - first + 1 - moved)
 
 
 def _move_watermark(cursor: CursorWrapper, stream: Stream, through: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection
 from django.db.backends.utils import CursorWrapper
 from psycopg.errors import LockNotAvailable
 
@@ -24,6 +24,7 @@ from partners.keys import Signer, signer_for
 from removal import acknowledgement, payload
 from removal.crashpoints import crashpoint
 from removal.models.identifiers import new_id
+from removal.transactions import whole_step
 from removal.verdict import Verdict, judge
 
 log = structlog.get_logger()
@@ -114,7 +115,7 @@ select id, fence, attempts from claimed
 """
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def claim_due(*, partner_id: int, patient: bool = True) -> list[Claim]:
     """Lease what the partner is due, as far as its window has room: due messages first, then new ranges.
 
@@ -292,7 +293,7 @@ update partners_endpoint set state = 'suspended', state_reason = 'It answered 41
 """
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def record(results: Sequence[Result], *, partner_id: int) -> None:
     """Write down what came of the claims of one partner, in one transaction.
 
@@ -365,7 +366,7 @@ select count(*) from lost
 """
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def reap() -> int:
     """Free the messages of workers that are gone; returns how many. Their outcome is marked as unknown."""
     with connection.cursor() as cursor:

@@ -17,6 +17,7 @@ from removal import hints
 from removal.models import LogEntry, RemovalRequest
 from removal.models.identifiers import new_ulid
 from removal.planning import LOCK as PLANNER_LOCK
+from removal.transactions import whole_step
 
 Kind = RemovalRequest.Kind
 
@@ -157,7 +158,7 @@ def record_request(*, source: str, actor: str, wish: Wish, now: datetime) -> Rec
     return recorded
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: datetime) -> list[Recorded]:
     """Record a block of wishes in one transaction; answers in their order. A key repeated within it counts once.
 
@@ -262,7 +263,7 @@ select f.id, t.subject_id, f.usages from freed f join removal_requesttarget t on
 """
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalRequest:
     """Take a request back. Notices not yet sent are told as withdrawn under their numbers; sent ones stand.
 
@@ -279,7 +280,9 @@ def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalReque
             " order by partner_id for no key update",
             [public_id],
         )
-        request = RemovalRequest.objects.select_for_update().filter(source=source, public_id=public_id).first()
+        request = (
+            RemovalRequest.objects.select_for_update(no_key=True).filter(source=source, public_id=public_id).first()
+        )
         if request is None:
             raise UnknownRequest(public_id)
         if request.withdrawn_at:

@@ -467,7 +467,8 @@ INVARIANTS = (
         with pair as (<PAIR>)
         select (select count(*)
                   from removal_notice n
-                  join removal_disclosure d on d.id = any(n.disclosures) and d.partner_id = n.stream_id
+                  cross join unnest(n.disclosures) named(disclosure_id)
+                  join removal_disclosure d on d.id = named.disclosure_id and d.partner_id = n.stream_id
                  where not exists (select from pair p where p.request_id = n.request_id and p.disclosure_id = d.id))
              + (select count(*) from removal_notice where disclosures = '{}')
         """.replace("<PAIR>", PAIR),

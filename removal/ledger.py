@@ -12,6 +12,7 @@ from partners.models import Partner
 from removal import hints
 from removal.models import Dataset, Disclosure, LogEntry, Release
 from removal.models.ledger import name_validator
+from removal.transactions import whole_step
 
 
 class UnknownRelease(Exception):
@@ -162,7 +163,7 @@ select coalesce(sum(subjects), 0), coalesce(sum(items), 0), sha256(string_agg(di
 """
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def seal_release(*, actor: str, name: str) -> Release:
     """Fix a release for ever: counts and content digest. Raises UnknownRelease, ReleaseIsSealed or EmptyManifest."""
     release = _lock_building(name)
@@ -192,7 +193,7 @@ def _lock_building(name: str) -> Release:
     return release
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def record_disclosure(
     *,
     actor: str,

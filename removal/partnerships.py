@@ -5,12 +5,12 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.db.models.functions import Now
 
 from partners import addresses, keys
 from partners.models import ApiKey, Endpoint, Partner, slug_validator
 from removal.models import LogEntry, Stream
+from removal.transactions import whole_step
 
 
 class InvalidPartner(Exception):
@@ -34,7 +34,7 @@ class NewPartner:
     api_key: str
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def add_partner(*, actor: str, slug: str, name: str, url: str, now: datetime, **limits: int) -> NewPartner:
     """Make a partner with its endpoint, stream, signing secret and API key.
 
@@ -57,7 +57,7 @@ def add_partner(*, actor: str, slug: str, name: str, url: str, now: datetime, **
     return NewPartner(partner, secret, api_key)
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def set_paused(*, actor: str, slug: str, paused: bool) -> bool:
     """Stop or resume the messages to a partner; returns whether that changed anything.
 
@@ -73,7 +73,7 @@ def set_paused(*, actor: str, slug: str, paused: bool) -> bool:
     return True
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta = keys.OVERLAP) -> str:
     """Give a partner a new signing secret, to be shown once; the old one signs beside it until ``overlap`` is over."""
     partner = _lock(slug)
@@ -82,7 +82,7 @@ def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta = 
     return secret
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def change_endpoint(*, actor: str, slug: str, url: str, now: datetime) -> None:
     """Send a partner's messages elsewhere from the next attempt on, and end a suspension. Raises InvalidPartner."""
     partner = _lock(slug)
@@ -92,7 +92,7 @@ def change_endpoint(*, actor: str, slug: str, url: str, now: datetime) -> None:
     _log(actor, "endpoint_changed", partner)
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def create_api_key(*, actor: str, source: str = "", slug: str | None = None) -> tuple[ApiKey, str]:
     """Make a key for a platform's ``source`` or for a partner; returns it with its text, which is not kept.
 
@@ -107,7 +107,7 @@ def create_api_key(*, actor: str, source: str = "", slug: str | None = None) -> 
     return key, text
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def revoke_api_key(*, actor: str, prefix: str) -> bool:
     """End a key at once; returns whether that changed anything. Raises UnknownKey."""
     key = ApiKey.objects.select_for_update().filter(prefix=prefix).first()

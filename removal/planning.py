@@ -12,7 +12,9 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
+
+from removal.transactions import whole_step
 
 log = structlog.get_logger()
 
@@ -153,7 +155,7 @@ class Round:
         return not (self.requests or self.disclosures or self.notices)
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def plan_round(*, limit: int = 1000) -> Round | None:
     """Match up to ``limit`` requests and as many disclosures, or return None while another planner runs."""
     return _run(PLAN_NEW, action="planned", limit=limit)
@@ -181,7 +183,7 @@ def plan(*, budget: timedelta) -> set[int]:
     return grown
 
 
-@transaction.atomic(durable=True)
+@whole_step
 def reconcile() -> Round | None:
     """Plan pairs that a round should have matched and did not. There are none; if there are, this is an alert."""
     found = _run(PLAN_MISSED, action="reconciled", limit=0)

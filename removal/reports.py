@@ -14,7 +14,6 @@ class UnknownNotice(Exception):
     """This partner has been sent no notice with this number."""
 
 
-
 # A line per notice of a request. The delivery state is that of the message which carries its number; a number that is
 # in no message yet waits, and a paused partner's messages are held.
 PARTNER_LINES = """
@@ -112,7 +111,14 @@ def request_lines(
     state: str | None = None,
 ) -> list[RequestLine]:
     """List up to ``limit`` requests of a source whose public id comes after ``after``; None means any."""
-    wanted = {"source": source, "after": after, "limit": limit, "public_id": public_id, "subject": subject, "state": state}
+    wanted: dict[str, str | int | None] = {
+        "source": source,
+        "after": after,
+        "limit": limit,
+        "public_id": public_id,
+        "subject": subject,
+        "state": state,
+    }
     with connection.cursor() as cursor:
         cursor.execute(REQUEST_LINES, wanted)
         return [RequestLine(*row) for row in cursor.fetchall()]

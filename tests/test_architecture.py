@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from tests.conftest import ROOT
 
 PURE = ("partners/signing.py", "partners/webhook.py", "partners/addresses.py", "removal/schedule.py", "removal/wxr.py")
-TOP_LEVEL = {"removal", "partners", "tests", "docs", "manage.py", "requirements.txt", "README.md", "pyproject.toml", "LICENSE"}
+TOP_LEVEL = set("removal partners tests docs manage.py requirements.txt README.md pyproject.toml LICENSE".split())
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from partners.admin import ReadOnly, ReadOnlyAdmin, excerpt, link, verbatim
+from partners.admin import ReadOnly, ReadOnlyAdmin, link, shorten, verbatim
 from removal.admin.words import as_hex, as_json, delivery_word, span, state_badge
 from removal.models import Attempt, Delivery, DeliveryBody
 
@@ -17,6 +17,7 @@ from removal.models import Attempt, Delivery, DeliveryBody
 class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]  # generic only in the stubs
     model = Attempt
     fields = ("number", "started_at", "result", "status", "reason", "latency_ms", "answer")
+    readonly_fields = fields
     ordering = ("-number",)
     show_change_link = True
 
@@ -26,7 +27,7 @@ class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]  #
 
     @admin.display
     def answer(self, attempt: Attempt) -> str:
-        return excerpt(attempt.response_excerpt)
+        return shorten(attempt.response_excerpt)
 
 
 @admin.register(Delivery)
@@ -65,7 +66,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
         """Show the message itself to those who may see message bodies: it names subjects and items."""
         if not request.user.has_perm("removal.view_deliverybody"):
             return self.fieldsets
-        return (*self.fieldsets, ("Message", {"fields": ("digest", "body")}))
+        return (*self.fieldsets, ("Message", {"fields": ("digest", "message")}))
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -100,7 +101,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
         return as_hex(delivery.body_digest)
 
     @admin.display(description="what was sent", empty_value="Erased, or not packed yet.")
-    def body(self, delivery: Delivery) -> SafeString | None:
+    def message(self, delivery: Delivery) -> SafeString | None:
         stored = DeliveryBody.objects.filter(pk=delivery.pk).first()
         return verbatim(as_json(json.loads(bytes(stored.body)))) if stored else None
 
@@ -146,11 +147,11 @@ class AttemptAdmin(ReadOnlyAdmin):
 
     @admin.display(description="reason")
     def why(self, attempt: Attempt) -> str:
-        return excerpt(attempt.reason)
+        return shorten(attempt.reason)
 
     @admin.display(description="response")
     def answer(self, attempt: Attempt) -> str:
-        return excerpt(attempt.response_excerpt)
+        return shorten(attempt.response_excerpt)
 
     @admin.display(description="response, its beginning")
     def words(self, attempt: Attempt) -> SafeString | None:

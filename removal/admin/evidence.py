@@ -7,7 +7,7 @@ from django.db.models.functions import Left, Length
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from partners.admin import MOST_CHARACTERS, ReadOnlyAdmin, excerpt, link, verbatim
+from partners.admin import MOST_CHARACTERS, ReadOnlyAdmin, link, shorten, verbatim
 from removal.admin.words import as_hex, as_json, handling_badge, span
 from removal.models import Acknowledgement, AcknowledgementText, LogEntry
 
@@ -45,7 +45,7 @@ class AcknowledgementAdmin(ReadOnlyAdmin):
 
     @admin.display(description="items by outcome", empty_value="not said")
     def counts(self, statement: Acknowledgement) -> str:
-        return excerpt(", ".join(f"{count} {outcome}" for outcome, count in statement.outcomes.items()), most=1000)
+        return shorten(", ".join(f"{count} {outcome}" for outcome, count in statement.outcomes.items()), most=1000)
 
     @admin.display(description="attestations", empty_value="none")
     def claims(self, statement: Acknowledgement) -> SafeString | None:
@@ -74,7 +74,7 @@ class LogEntryAdmin(ReadOnlyAdmin):
 
     @admin.display(description="about")
     def summary(self, entry: LogEntry) -> str:
-        return excerpt(", ".join(f"{name} {value}" for name, value in entry.about.items()), most=120)
+        return shorten(", ".join(f"{name} {value}" for name, value in entry.about.items()), most=120)
 
     @admin.display(description="about")
     def subjects(self, entry: LogEntry) -> SafeString:

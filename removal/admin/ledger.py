@@ -7,7 +7,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from partners.admin import ReadOnlyAdmin, excerpt, link
+from partners.admin import ReadOnlyAdmin, link, shorten
 from removal.admin.words import as_hex, state_badge
 from removal.models import Dataset, Disclosure, ManifestEntry, Release
 
@@ -81,7 +81,7 @@ def _entries(release: Release) -> dict[str, Any]:
         total = entries.count() if release.subject_count is None else release.subject_count
         more = total - MOST_ENTRIES
     return {
-        "entries": [(excerpt(key, most=200), items) for key, items in first[:MOST_ENTRIES]],
+        "entries": [(shorten(key, most=200), items) for key, items in first[:MOST_ENTRIES]],
         "more_entries": more,
     }
 
@@ -107,8 +107,8 @@ class DisclosureAdmin(ReadOnlyAdmin):
 
     @admin.display(description="usages")
     def purposes(self, disclosure: Disclosure) -> str:
-        return excerpt(", ".join(disclosure.usages))
+        return shorten(", ".join(disclosure.usages))
 
     @admin.display(description="reference")
     def name(self, disclosure: Disclosure) -> str:
-        return excerpt(disclosure.reference)
+        return shorten(disclosure.reference)

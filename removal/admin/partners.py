@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from partners.admin import ReadOnly, ReadOnlyAdmin, excerpt, link
+from partners.admin import ReadOnly, ReadOnlyAdmin, link, shorten
 from partners.models import Endpoint, Partner
 from removal.admin.words import state_badge
 from removal.partnerships import set_paused
@@ -15,7 +15,15 @@ from removal.partnerships import set_paused
 
 class EndpointInline(ReadOnly, admin.StackedInline):  # type: ignore[type-arg]  # generic only in the stubs
     model = Endpoint
-    fields = ("url", "standing", "state_reason", "window", "max_notices", "rate_per_second", "changed_at")
+    fields = readonly_fields = (
+        "url",
+        "standing",
+        "state_reason",
+        "window",
+        "max_notices",
+        "rate_per_second",
+        "changed_at",
+    )
 
     @admin.display(description="state")
     def standing(self, endpoint: Endpoint) -> SafeString:
@@ -52,7 +60,7 @@ class PartnerAdmin(ReadOnlyAdmin):
 
     @admin.display(description="name")
     def full_name(self, partner: Partner) -> str:
-        return excerpt(partner.name)
+        return shorten(partner.name)
 
     @admin.display(description="state")
     def standing(self, partner: Partner) -> SafeString:
@@ -61,7 +69,7 @@ class PartnerAdmin(ReadOnlyAdmin):
     @admin.display(description="URL")
     def address(self, partner: Partner) -> str:
         # Never a link: a partner chooses this text.
-        return excerpt(partner.endpoint.url)
+        return shorten(partner.endpoint.url)
 
     @admin.display(description="endpoint")
     def endpoint_standing(self, partner: Partner) -> str:

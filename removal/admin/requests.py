@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from partners.admin import ReadOnlyAdmin, badge, excerpt, link
+from partners.admin import ReadOnlyAdmin, badge, link, shorten
 from removal.admin.streams import standing
 from removal.admin.words import as_hex, handling_badge, state_badge
 from removal.models import Notice, RemovalRequest, RequestTarget
@@ -103,6 +103,6 @@ def _targets(request: RemovalRequest) -> dict[str, Any]:
     first = list(targets.order_by("subject_id").values_list("subject__key", "items__len")[: MOST_TARGETS + 1])
     more = targets.count() - MOST_TARGETS if len(first) > MOST_TARGETS else 0
     return {
-        "targets": [(excerpt(key, most=200), items) for key, items in first[:MOST_TARGETS]],
+        "targets": [(shorten(key, most=200), items) for key, items in first[:MOST_TARGETS]],
         "more_targets": more,
     }

@@ -28,8 +28,10 @@ CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 MAX_ERRORS = 20  # of one answer: a list of 100,000 wrong items needs no more to be understood
 
-# For the two that are met most, clearer words than pydantic's.
+# Clearer words than pydantic's, where they are met most or speak of Python.
 MESSAGES = {
+    "model_type": "It must be a JSON object.",
+    "string_unicode": "It must not hold half of a surrogate pair.",
     "missing": "This field is required.",
     "extra_forbidden": "There is no such field. Check its spelling, or leave it out.",
 }
@@ -91,8 +93,8 @@ def _field_error(location: Sequence[int | str], detail: Mapping[str, Any]) -> Fi
     return FieldError(".".join(str(part) for part in location) or "body", message)
 
 
-def answer(request: HttpRequest, error: Exception) -> HttpResponse:
-    """Turn whatever a view raised into its response."""
+def answer(request: HttpRequest, error: Any) -> HttpResponse:
+    """Turn whatever a view raised into its response. ``error`` is an exception; ninja's own type for it is wider."""
     if isinstance(error, ValidationError):
         return _problem_of_validation(request, error).as_response()
     return problem_of(error).as_response()
@@ -167,27 +169,29 @@ def problem_of(error: Exception) -> Problem:
             return Problem(500, "internal_error", "This is our fault, and has been logged. Try again later.")
 
 
+UNKNOWN = {"public_id": intake.UnknownRequest, "name": ledger.UnknownRelease, "sequence": reports.UnknownNotice}
+
+
 def _problem_of_validation(request: HttpRequest, error: ValidationError) -> Problem:
     found = error.errors[:MAX_ERRORS]
     places = {detail["loc"][0] for detail in found}
     if "path" in places:
-        return problem_of(Http404())  # such a name or number cannot be: whatever it names does not exist
-    if "body" in places and has_untold_length(request):
-        return problem_of(LengthNeeded())
+        # Such a name or number cannot be: the same answer as for one that is not.
+        return problem_of(UNKNOWN[found[0]["loc"][1]]())
+    if "body" in places and not request.body:
+        return problem_of(LengthNeeded() if has_untold_length(request) else Unreadable("The body is empty."))
     # A location starts with where it is; for a body, the view's name of it follows.
     errors = [_field_error(detail["loc"][2 if detail["loc"][0] == "body" else 1 :], detail) for detail in found]
     return invalid_fields(errors, status=422 if "body" in places else 400)
 
 
 def check_parameters(request: HttpRequest, *known: str) -> None:
-    """Refuse query parameters that are unknown or stand twice: leaving one out silently would answer another question."""
+    """Refuse query parameters that are unknown or stand twice: leaving one out would answer another question."""
     errors = [
         FieldError(name, f"There is no such parameter. Known are: {', '.join(known)}.")
         for name in request.GET
         if name not in known
-    ] or [
-        FieldError(name, "It stands twice. Keep one.") for name, values in request.GET.lists() if len(values) > 1
-    ]
+    ] or [FieldError(name, "It stands twice. Keep one.") for name, values in request.GET.lists() if len(values) > 1]
     if errors:
         raise invalid_fields(errors, status=400)
 

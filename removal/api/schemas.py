@@ -1,4 +1,4 @@
-"""What comes in and what goes out. A field that is not here is an error, so that no misspelt one is silently left out."""
+"""What comes in and what goes out. A field that is not here is an error: no misspelt one is silently left out."""
 
 import re
 from collections.abc import Callable, Collection
@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from removal import acknowledgement, intake
+from removal import acknowledgement, intake, payload
 from removal.manifests import check_key, check_text
-from removal.models import RemovalRequest
+from removal.models import Release, RemovalRequest
 from removal.models.ledger import NAME_PATTERN
 from removal.models.subjects import USAGES
 
@@ -46,12 +47,13 @@ TIME_PATTERN = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[
 
 def _read_time(value: object) -> datetime:
     """Read RFC 3339 with its offset; pydantic alone would take numbers too."""
+    fault = "Write a time with its offset, such as 2026-11-24T00:20:00Z."
+    if not (isinstance(value, str) and TIME_PATTERN.fullmatch(value)):
+        raise ValueError(fault)
     try:
-        if not (isinstance(value, str) and TIME_PATTERN.fullmatch(value)):
-            raise ValueError(value)
         time = datetime.fromisoformat(value.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError("Write a time with its offset, such as 2026-11-24T00:20:00Z.") from None
+    except (ValueError, OverflowError) as error:
+        raise ValueError(fault) from error
     if time.year < 1970:
         raise ValueError("It lies before 1970, which must be a mistake.")
     return time
@@ -71,7 +73,9 @@ State = Literal["received", "planned", "closed"]
 
 PUBLIC_ID_PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
 IDEMPOTENCY_KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
-IdempotencyKey = Annotated[str, Field(pattern=IDEMPOTENCY_KEY_PATTERN, description="1 to 255 visible ASCII characters.")]
+IdempotencyKey = Annotated[
+    str, Field(pattern=IDEMPOTENCY_KEY_PATTERN, description="1 to 255 visible ASCII characters.")
+]
 
 
 def _no_repeats(words: list[str]) -> list[str]:
@@ -127,7 +131,7 @@ class NewRelease(Said):
 
 
 class NewDisclosure(Said):
-    """A handover of a sealed release. ``reference`` is its own name, such as a shipment id: a repeat changes nothing."""
+    """A handover of a release. ``reference`` is its own name, such as a shipment id; a repeat changes nothing."""
 
     partner: Annotated[Text, Field(min_length=1, max_length=63)]
     reference: Annotated[Text, Field(min_length=1, max_length=200)]
@@ -272,7 +276,7 @@ class ReleaseStatus(Answered):
     name: str
     dataset: str
     source: str
-    state: Literal["building", "sealed", "recalled"]
+    state: Annotated[str, _enum(Release.State.values)]
     subjects: int | None
     items: int | None
     digest: str | None = Field(description="SHA-256 of its content, in hexadecimal.")
@@ -306,3 +310,49 @@ class AcknowledgementAnswer(Answered):
     accepted: int
     unchanged: int
     refused: list[RefusedLine]
+
+
+class PublishedKey(Answered):
+    id: str
+    algorithm: Literal["ed25519"] = "ed25519"
+    public_key: str = Field(description="whpk_ and 32 bytes in base64.")
+    active_from: datetime
+    retire_at: datetime | None
+
+
+class PublishedKeys(Answered):
+    keys: list[PublishedKey]
+    versions: list[str] = ["1"]
+    documentation: str
+
+
+# What ninja does not see in the views: lines of streams, errors, and the messages that we send.
+
+
+class ManifestLine(Said):
+    """A subject, and which of its items. The manifests that come in are read by removal.manifests, a line at a time."""
+
+    subject: Key
+    items: Annotated[list[Key], Field(min_length=1)]
+
+
+class WebhookData(TypedDict):
+    partner: str
+    epoch: int
+    first: int
+    last: int
+    head: int
+    notices: list[payload.Notice]
+    acknowledge_url: str
+
+
+class WebhookMessage(TypedDict):
+    """Numbers ``first`` to ``last`` of the partner's stream, of ``head`` that it has now."""
+
+    type: Literal["removal.notices"]
+    version: Literal["1"]
+    timestamp: str
+    data: WebhookData
+
+
+UNSEEN = (BulkRequest, BulkAnswer, ManifestLine, AcknowledgementLine, ProblemDetails)

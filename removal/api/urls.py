@@ -5,7 +5,7 @@ from functools import wraps
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponseBase
-from django.urls import path
+from django.urls import URLPattern, URLResolver, path
 from ninja import NinjaAPI, Swagger
 from ninja.errors import HttpError, ValidationError
 from ninja.openapi.schema import OpenAPISchema
@@ -27,7 +27,24 @@ class StrictParser(Parser):
         return read_json(request.body)
 
 
+def _with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    @wraps(view)
+    def wrapped(*args: Any, **kwargs: Any) -> HttpResponseBase:
+        return problems.refuse_method(view(*args, **kwargs))
+
+    return wrapped
+
+
 class Api(NinjaAPI):
+    @property
+    def urls(self) -> tuple[list[URLResolver | URLPattern], str, str]:
+        """The addresses, as ninja has them, but that a wrong method too is answered with a problem."""
+        patterns, app_name, namespace = super().urls
+        for pattern in patterns:
+            if isinstance(pattern, URLPattern):
+                pattern.callback = _with_problems(pattern.callback)
+        return patterns, app_name, namespace
+
     def get_openapi_operation_id(self, operation: Operation) -> str:
         return operation.view_func.__name__
 
@@ -74,20 +91,8 @@ api.add_router("/v1", platform.router)
 api.add_router("/v1", partner.router)
 api.add_router("", wellknown.router)
 
-
-def _with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    @wraps(view)
-    def wrapped(*args: Any, **kwargs: Any) -> HttpResponseBase:
-        return problems.refuse_method(view(*args, **kwargs))
-
-    return wrapped
-
-
-urlpatterns, *_ = api.urls
-for _pattern in urlpatterns:
-    _pattern.callback = _with_problems(_pattern.callback)
 urlpatterns = [
-    path("", (urlpatterns, "ninja", api.urls_namespace)),
+    path("", api.urls),
     path("healthz", wellknown.healthz),
     path("readyz", wellknown.readyz),
 ]

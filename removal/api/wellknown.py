@@ -1,8 +1,5 @@
 """What anyone may ask: our public keys, and whether this process can work."""
 
-from datetime import datetime
-from typing import TypedDict
-
 from django.conf import settings
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -13,45 +10,30 @@ from ninja import Router
 from partners import keys
 from partners.models import Secret
 from partners.signing import Ed25519PrivateKey
+from removal.api import schemas
 
 router = Router(tags=["public"])
 
 CACHE_SECONDS = 300  # short beside a rotation's overlap, so that every receiver meets a new key in time
 
 
-class PublishedKey(TypedDict):
-    id: str
-    algorithm: str
-    public_key: str
-    active_from: datetime
-    retire_at: datetime | None
-
-
-class Published(TypedDict):
-    keys: list[PublishedKey]
-    versions: list[str]
-    documentation: str
-
-
-@router.get("/.well-known/removal-notices", auth=None, response=Published)
-def show_keys(request: HttpRequest, response: HttpResponse) -> Published:
+@router.get("/.well-known/removal-notices", auth=None, response=schemas.PublishedKeys)
+def show_keys(request: HttpRequest, response: HttpResponse) -> schemas.PublishedKeys:
     """Show the Ed25519 keys that our messages are signed with (Standard Webhooks, `v1a`)."""
     response["Cache-Control"] = f"public, max-age={CACHE_SECONDS}"
-    return {
-        "keys": [_publish(secret) for secret in keys.published_keys(now=timezone.now())],
-        "versions": ["1"],
-        "documentation": f"{settings.PUBLIC_URL}/docs",
-    }
+    published = keys.published_keys(now=timezone.now())
+    return schemas.PublishedKeys(
+        keys=[_publish(secret) for secret in published], documentation=f"{settings.PUBLIC_URL}/docs"
+    )
 
 
-def _publish(secret: Secret) -> PublishedKey:
-    return {
-        "id": secret.key_id,
-        "algorithm": "ed25519",
-        "public_key": Ed25519PrivateKey.from_text(secret.key).public_key.to_text(),
-        "active_from": secret.active_from,
-        "retire_at": secret.retire_at,
-    }
+def _publish(secret: Secret) -> schemas.PublishedKey:
+    return schemas.PublishedKey(
+        id=secret.key_id,
+        public_key=Ed25519PrivateKey.from_text(secret.key).public_key.to_text(),
+        active_from=secret.active_from,
+        retire_at=secret.retire_at,
+    )
 
 
 def healthz(request: HttpRequest) -> JsonResponse:

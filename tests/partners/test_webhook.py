@@ -523,7 +523,7 @@ def test_a_connection_that_was_idle_for_too_long_is_not_used_again() -> None:
 def test_a_connection_that_the_partner_closed_while_idle_is_replaced_before_sending() -> None:
     with Peer(answering_once(OK)) as peer, open_line() as line:
         first = send(line, peer)
-        peer.ended.acquire()
+        assert peer.ended.acquire(timeout=20)
         second = send(line, peer)
 
         assert (type(first), type(second)) == (Delivered, Delivered)
@@ -552,18 +552,24 @@ def test_a_connection_that_was_cut_off_is_not_used_again() -> None:
 
 
 def test_an_answer_that_came_without_a_question_is_not_taken_for_the_next_one() -> None:
+    read, said = threading.Semaphore(0), threading.Semaphore(0)
+
     def talkative(talk: hostile.Talk) -> None:
         talk.read_request()
         talk.send(OK)
+        read.acquire(timeout=20)
         talk.send(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
-        talk.peer.ended.release()
+        said.release()
         talk.hang()
 
     with Peer(talkative) as peer, open_line() as line:
         for _ in range(2):
             outcome = send(line, peer)
-            peer.ended.acquire()
             assert outcome == Delivered(200, b"ok", outcome.latency)
+            read.release()
+            assert said.acquire(timeout=20)
+
+        assert peer.connections == 2
 
 
 def test_cookies_are_not_sent_back() -> None:

@@ -245,14 +245,12 @@ DAMAGE = [
         "every_receipt_is_the_partners_word",
         "update removal_stream set received_through = 4 where partner_id = %(globex)s",
     ),
-    (  # 3 is said, 2 is not; its handling is taken back with the words
+    (  # of 5 the partner said so, of 4 it did not
         "every_receipt_is_the_partners_word",
-        """delete from removal_acknowledgementtext; delete from removal_acknowledgement where stream_id = %(globex)s;
-           delete from removal_acknowledgement where stream_id = %(acme)s and first_sequence < 3;
-           update removal_notice set handling = 'none', acknowledged_at = null where handling <> 'rejected';
-           update removal_removalrequest set state = 'planned', outcome = '', closed_at = null where id in (%(partial)s, %(kept)s);
-           update removal_delivery set delivered_by = 'response' where delivered_by <> '';
-           update removal_stream set received_through = 0 where partner_id = %(globex)s""",
+        """insert into removal_acknowledgement
+           select (jsonb_populate_record(a, '{"id": 1000, "first_sequence": 5, "last_sequence": 5}')).*
+             from removal_acknowledgement a where stream_id = %(globex)s and status = 'received';
+           update removal_stream set received_through = 5 where partner_id = %(globex)s""",
     ),
     (
         "a_closed_request_has_no_open_notice",

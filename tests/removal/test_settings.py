@@ -66,15 +66,15 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "id"),
+    ("setting", "check"),
     [
         ({"PARTNER_ALLOW_HTTP": "1"}, "removal.E001"),
         ({"PARTNER_ALLOWED_NETWORKS": "127.0.0.0/8"}, "removal.E002"),
         ({"CRASH_AT": "after_claim:/tmp/x"}, "removal.E003"),
     ],
 )
-def test_development_settings_are_refused_for_deployment(tmp_path: Path, setting: dict[str, str], id: str) -> None:
+def test_development_settings_are_refused_for_deployment(tmp_path: Path, setting: dict[str, str], check: str) -> None:
     production = {**GOOD, "PUBLIC_URL": "https://removal.example", "ALLOWED_HOSTS": "removal.example"}
-    assert id not in run(tmp_path, "check", "--deploy", **production).stderr
+    assert check not in run(tmp_path, "check", "--deploy", **production).stderr
     ended = run(tmp_path, "check", "--deploy", **production, **setting)
-    assert (ended.returncode, id in ended.stderr) == (1, True)
+    assert (ended.returncode, check in ended.stderr) == (1, True)

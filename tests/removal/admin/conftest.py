@@ -22,15 +22,28 @@ def _static_root(settings: Settings) -> None:
 
 
 @pytest.fixture
-def desk(admin_client: Client) -> Client:
-    """A browser in which a superuser is logged in."""
-    return admin_client
+def superuser(db: None) -> User:
+    return User.objects.create_superuser("superuser")
 
 
 @pytest.fixture
-def viewer_desk(client: Client, db: None) -> Client:
-    """A browser in which someone is logged in who may see everything, and nothing more."""
+def viewer(db: None) -> User:
+    """Someone who may see everything, and nothing more."""
     viewer = User.objects.create_user("viewer", is_staff=True)
     viewer.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
+    return viewer
+
+
+@pytest.fixture
+def desk(superuser: User) -> Client:
+    """A browser in which a superuser is logged in."""
+    client = Client()
+    client.force_login(superuser)
+    return client
+
+
+@pytest.fixture
+def viewer_desk(viewer: User) -> Client:
+    client = Client()
     client.force_login(viewer)
     return client

@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.db.models import Model
 from django.utils import timezone
 
+from partners.admin import ReadOnlyAdmin
 from partners.models import Partner
 from removal import acknowledgement, delivery, planning
 from removal.models import Delivery, RemovalRequest
@@ -62,10 +63,11 @@ def tell(*, subject: str = "", response: bytes = b"", text: str = "{}", **said: 
     return partner
 
 
-def history() -> Iterator[tuple[type[Model], admin.ModelAdmin[Any]]]:
+def history() -> Iterator[tuple[type[Model], ReadOnlyAdmin]]:
     """Walk all that the two apps show in the admin."""
     for model, model_admin in admin.site._registry.items():
         if model._meta.app_label in {"partners", "removal"}:
+            assert isinstance(model_admin, ReadOnlyAdmin)
             yield model, model_admin
 
 

@@ -1,0 +1,91 @@
+"""Pause and resume: through the step function, logged, and only with the right to."""
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.contrib.messages import get_messages
+from django.test import Client
+
+from partners.models import Partner
+from removal.models import LogEntry
+from tests.factories import make_partner
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/partners/partner/"
+
+
+def act(desk: Client, action: str, *partners: Partner) -> int:
+    return desk.post(LIST, {"action": action, "_selected_action": [partner.pk for partner in partners]}).status_code
+
+
+def told(desk: Client) -> list[str]:
+    return [str(message) for message in get_messages(desk.get(LIST).wsgi_request)]
+
+
+def states() -> list[str]:
+    return list(Partner.objects.order_by("pk").values_list("state", flat=True))
+
+
+def logged() -> list[tuple[str, str, dict[str, int]]]:
+    entries = LogEntry.objects.exclude(action="partner_added").order_by("pk")
+    return [(entry.actor, entry.action, entry.about) for entry in entries]
+
+
+def test_pausing_and_resuming_changes_the_selected_partners_and_is_logged(desk: Client, superuser: User) -> None:
+    first, second, other = (make_partner().partner for _ in range(3))
+
+    assert act(desk, "pause", first, second) == 302
+    assert told(desk) == ["2 paused; 0 had been paused before."]
+    assert states() == ["paused", "paused", "live"]
+
+    assert act(desk, "resume", second, other) == 302
+    assert told(desk) == ["1 resumed; 1 had not been paused."]
+    assert states() == ["paused", "live", "live"]
+
+    staff = f"staff:{superuser.pk}"
+    assert logged() == [
+        (staff, "partner_paused", {"partner": first.pk}),
+        (staff, "partner_paused", {"partner": second.pk}),
+        (staff, "partner_resumed", {"partner": second.pk}),
+    ]
+
+
+def test_pausing_again_changes_nothing_and_says_so(desk: Client) -> None:
+    partner = make_partner().partner
+    act(desk, "pause", partner)
+    told(desk)
+    assert act(desk, "pause", partner) == 302
+    assert told(desk) == ["0 paused; 1 had been paused before."]
+    assert len(logged()) == 1
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+def test_a_viewer_may_not(viewer_desk: Client, action: str) -> None:
+    partner = make_partner().partner
+    assert act(viewer_desk, action, partner) == 403
+    assert (states(), logged()) == (["live"], [])
+
+
+def test_a_viewer_is_not_offered_to(viewer_desk: Client) -> None:
+    make_partner()
+    assert 'name="action"' not in viewer_desk.get(LIST).content.decode()
+
+
+def test_whoever_may_change_partners_may_pause_them(viewer: User, viewer_desk: Client) -> None:
+    partner = make_partner().partner
+    viewer.user_permissions.add(Permission.objects.get(codename="change_partner"))
+    assert act(viewer_desk, "pause", partner) == 302
+    assert logged() == [(f"staff:{viewer.pk}", "partner_paused", {"partner": partner.pk})]
+
+
+def test_choosing_no_action_changes_nothing(desk: Client) -> None:
+    partner = make_partner().partner
+    assert act(desk, "", partner) == 302
+    assert (states(), logged()) == (["live"], [])
+
+
+def test_the_page_shows_where_messages_go(desk: Client) -> None:
+    partner = make_partner("acme", url="https://acme.example/removal").partner
+    page = desk.get(f"{LIST}{partner.pk}/change/").content.decode()
+    assert "https://acme.example/removal" in page
+    assert 'href="https://acme.example' not in page  # a partner chooses it, so it is text and never a link
