@@ -124,8 +124,9 @@ def parse_retry_after(value: str, *, now: datetime) -> timedelta | None:
 class Line:
     """A kept-alive line to one partner. May be used by several threads at once; keep it for a minute at most.
 
-    ``in_flight`` is how many connections are kept; one that was idle for ``longest_idle`` is not used again.
-    ``ca_file`` replaces the public certificate authorities; certificates and names are always verified.
+    ``connect_timeout`` covers the look-up and every address tried. ``in_flight`` is how many connections are kept; one
+    that was idle for ``longest_idle`` is not used again. ``ca_file`` replaces the public certificate authorities;
+    certificates and names are always verified.
     """
 
     def __init__(
@@ -263,10 +264,8 @@ class _Connection(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        rest = memoryview(data)
-        while rest:  # not sendall(), which gives each TLS record the whole timeout again
-            self.sock.settimeout(_allowance.get().seconds_left())
-            rest = rest[self.sock.send(rest) :]
+        self.sock.settimeout(_allowance.get().seconds_left())
+        super().send(data)
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # urllib3's own has the same
         response = super().getresponse()
@@ -381,9 +380,9 @@ def _explain(error: BaseException) -> tuple[Reason, str]:
     while layer is not None:
         for kind, reason in _REASONS:
             if isinstance(layer, kind):
-                return reason, excerpt(f"{type(layer).__name__}: {layer}".encode(errors="replace"))
+                return reason, excerpt(str(layer).encode(errors="replace"))  # may quote what the peer sent
         layer = layer.__cause__ or layer.__context__
-    return "connection", f"{type(error).__name__}: {error}"
+    return "connection", excerpt(str(error).encode(errors="replace"))
 
 
 def _read_answer(raw: urllib3.HTTPResponse) -> bytes:

@@ -5,6 +5,8 @@ import time
 import structlog
 from kombu.exceptions import OperationalError
 
+from removal.config.celery import app
+
 log = structlog.get_logger()
 
 # After a failed publication the broker is left alone for this long: a silent one costs a second each time.
@@ -29,8 +31,6 @@ def _publish(task: str, **kwargs: int) -> None:
     global _silent_until
     if time.monotonic() < _silent_until:
         return
-    from removal.config.celery import app
-
     try:
         app.send_task(task, kwargs=kwargs, expires=EXPIRES_SECONDS, retry=False, ignore_result=True)
     except (OperationalError, OSError) as error:

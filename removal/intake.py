@@ -254,10 +254,13 @@ update removal_notice n set withdrawn_at = clock_timestamp()
 returning n.stream_id
 """
 
-# The wishes that only repeated this one stand by themselves now.
+# The wishes that repeated this one, alone or together with others about the subject, are judged again.
 FREE_REPEATS = """
 with freed as (
-    update removal_removalrequest set repeats_id = null where repeats_id = %(request)s and withdrawn_at is null
+    update removal_removalrequest set repeats_id = null
+     where repeats_id is not null and withdrawn_at is null
+       and id in (select same.request_id from removal_requesttarget t
+                    join removal_requesttarget same on same.subject_id = t.subject_id where t.request_id = %(request)s)
     returning id, usages)
 select f.id, t.subject_id, f.usages from freed f join removal_requesttarget t on t.request_id = f.id order by f.id
 """

@@ -1,15 +1,16 @@
 """What must always be true, as questions that the database answers: `manage.py invariants` (design §9).
 
 Each line counts what breaks one promise, so that 0 is the only good answer. The questions are written from the design's
-words and not from the code that keeps the promises, which would share its mistakes. They read every row there is and
-load none, so they fit any size: a look at everything, for a quiet hour or a standby, beside what is watched all day.
+words and not from the code that keeps the promises, which would share its mistakes.
 
-Nothing else looks at these tables as a whole. A question about ranges (packed numbers, answers) sorts them once and
+They read every row there is and load none. Half a million notices, with all that belongs to them, take half a minute
+where autovacuum keeps the statistics fresh. A question about ranges (packed numbers, answers) sorts them once and
 carries the furthest end seen so far; a join on "lies between" would compare everything with everything.
 """
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
@@ -17,9 +18,9 @@ from django.db.backends.utils import CursorWrapper
 
 from removal.ledger import SEAL
 
-# Planning takes well under a second, or minutes for a recall of a million: after this, nobody plans.
+# Planning takes well under a second, or minutes for a recall of a million: what waits longer, nobody plans.
 UNPLANNED_FOR = timedelta(minutes=10)
-# Every worker frees what is over; when a lease has been over for this many times its length, none does.
+# Every worker frees leases that are over: one that has been over for so many times its length, nobody frees.
 LEASES = 10
 
 
@@ -65,8 +66,8 @@ INVARIANTS = (
         """,
     ),
     # --- 2: for every active request and every disclosure that holds its content, a notice in that partner's stream ---
-    # What the planner has matched; the two lines after the next count what it has not. A request that has ended still
-    # covers what was handed over before; a reinstatement asks for no removal.
+    # Of what the planner has marked as matched; what it has not is counted below. A request that has ended still covers
+    # what was handed over before; a reinstatement asks for no removal.
     Invariant(
         "every_holder_has_a_notice",
         2,
@@ -82,10 +83,10 @@ INVARIANTS = (
                and (r.ended_at is null or d.disclosed_at <= r.ended_at)
                and not exists (select from removal_notice n
                                 where n.request_id = r.id and n.stream_id = d.partner_id
-                                  and d.id = any(n.disclosures))) missing
+                                  and d.id = any(n.disclosures) and n.withdrawn_at is null)) missing
         """.replace("<PAIR>", PAIR),
     ),
-    # A wish that only repeats others is not planned: one of theirs must say it, and for each usage it may be another.
+    # A wish that only repeats others is not planned: a notice of theirs must say it, for each usage perhaps another's.
     Invariant(
         "every_repeated_wish_is_told",
         2,
@@ -326,8 +327,8 @@ INVARIANTS = (
         select count(*) from said where is_notice and coalesce(through, 0) < at
         """,
     ),
-    # The converse: no notice is behind the furthest that was said of its number. The watermark says "received" for all
-    # up to it; that of an epoch that is over is gone.
+    # The converse: no notice is behind the furthest that was said of its number. The watermark stands for "received";
+    # that of an epoch which is over is gone.
     Invariant(
         "no_notice_is_behind_what_was_said",
         6,
@@ -395,7 +396,7 @@ INVARIANTS = (
                               and n.handling in ('none', 'received', 'in_progress'))
         """,
     ),
-    # Of requests whose notices have all ended: one that is open is the line before the last.
+    # Only of requests whose notices have all ended: the others are counted two lines above.
     Invariant(
         "an_outcome_says_what_was_answered",
         6,
@@ -490,9 +491,10 @@ def check() -> dict[str, int]:
 
 def count_violations(cursor: CursorWrapper) -> dict[str, int]:
     """Ask every question in the open transaction, whatever it sees."""
-    limits = {"unplanned_for": UNPLANNED_FOR, "long_over": LEASES * settings.DELIVERY_LEASE}
-    counts = {}
+    limits: dict[str, Any] = {"unplanned_for": UNPLANNED_FOR, "long_over": LEASES * settings.DELIVERY_LEASE}
+    counts: dict[str, int] = {}
     for invariant in INVARIANTS:
         cursor.execute(invariant.sql, limits)
-        (counts[invariant.name],) = cursor.fetchone()
-    return {name: int(count) for name, count in counts.items()}
+        (count,) = cursor.fetchone()
+        counts[invariant.name] = int(count)
+    return counts

@@ -98,6 +98,7 @@ STAGE = "create temporary table stage (line bigint, subject text, items text[]) 
 REPEATED_SUBJECT = """
 select min(line), max(line) from stage group by subject having count(*) > 1 order by 2 limit 1
 """
+NO_ITEMS = "select line from stage where cardinality(items) = 0 order by line limit 1"
 REPEATED_ITEM = """
 select line from stage where cardinality(items) <> (select count(distinct i) from unnest(items) i) order by line limit 1
 """
@@ -127,6 +128,10 @@ def replace_manifest(*, actor: str, name: str, entries: Iterable[Entry]) -> Coun
         repeated = cursor.fetchone()
         if repeated:
             raise InvalidManifest(repeated[1], f"Its subject stands on line {repeated[0]} already. Join the two lines.")
+        cursor.execute(NO_ITEMS)
+        empty = cursor.fetchone()
+        if empty:
+            raise InvalidManifest(empty[0], "It names no item. Leave the line out.")
         cursor.execute(REPEATED_ITEM)
         repeated = cursor.fetchone()
         if repeated:

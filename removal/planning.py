@@ -53,7 +53,7 @@ select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subjec
 # Whether a request is about what a disclosure handed over.
 COVERS = """(r.release_ids is null or m.release_id = any(r.release_ids))
    and (r.usages @> '{all}' or d.usages @> '{all}' or r.usages && d.usages)
-   and (r.ended_at is null or d.disclosed_at < r.ended_at)"""
+   and (r.ended_at is null or d.disclosed_at <= r.ended_at)"""
 
 PLAN = """
 with

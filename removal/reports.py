@@ -24,7 +24,7 @@ select p.slug, n.sequence, n.kind,
        coalesce(d.attempts, 0), d.delivered_at,
        case when n.handling = 'none' and n.sequence <= s.received_through and n.epoch = s.epoch then 'received'
             else n.handling end,
-       n.acknowledged_at, n.respond_by, n.item_count
+       n.acknowledged_at, n.respond_by, n.item_count, n.id
   from removal_notice n
   join removal_stream s on s.partner_id = n.stream_id
   join partners_partner p on p.id = n.stream_id
@@ -51,6 +51,7 @@ class PartnerLine:
     acknowledged_at: datetime | None
     respond_by: datetime
     item_count: int
+    notice_id: int
 
 
 def partner_lines(request: RemovalRequest) -> list[PartnerLine]:

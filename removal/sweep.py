@@ -61,11 +61,11 @@ class Sweeper:
 
     def _drain(self, partner_id: int) -> None:
         try:
-            close_old_connections()
             delivery.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, patient=False)
         except Exception:
             # Its claims come back when their lease ends.
             log.exception("drain_failed", partner_id=partner_id)
+        finally:
             connection.close()
 
 

@@ -13,7 +13,9 @@ from packaging.requirements import Requirement
 from tests.conftest import ROOT
 
 PURE = ("partners/signing.py", "partners/webhook.py", "partners/addresses.py", "removal/schedule.py", "removal/wxr.py")
-TOP_LEVEL = set("removal partners tests docs manage.py requirements.txt README.md pyproject.toml LICENSE".split())
+TOP_LEVEL = {"LICENSE", "README.md", "docs", "manage.py", "partners", "pyproject.toml", "removal", "tests"} | {
+    "requirements.txt"
+}
 
 
 def imports(file: Path) -> Iterator[str]:

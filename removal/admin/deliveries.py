@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnly, ReadOnlyAdmin, link, shorten, verbatim
-from removal.admin.words import as_hex, as_json, delivery_word, span, state_badge
+from removal.admin.words import as_hex, as_json, delivery_word, moment, span, state_badge
 from removal.models import Attempt, Delivery, DeliveryBody
 
 
@@ -55,7 +55,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
                     "lease_until",
                     "delivered_at",
                     "delivered_by",
-                    "suspect",
+                    "refused",
                 )
             },
         ),
@@ -92,18 +92,22 @@ class DeliveryAdmin(ReadOnlyAdmin):
         return state_badge(delivery_word(delivery.state, delivery.stream.partner))
 
     @admin.display
-    def due(self, delivery: Delivery) -> Any:
+    def due(self, delivery: Delivery) -> str:
         """When it is tried next; what does not wait is not due."""
-        return delivery.due_at if delivery.state == Delivery.State.WAITING else None
+        return moment(delivery.due_at) if delivery.state == Delivery.State.WAITING else "-"
+
+    @admin.display(description="content refused")
+    def refused(self, delivery: Delivery) -> str:
+        return "yes: quarantined if the partner takes others meanwhile" if delivery.suspect else "no"
 
     @admin.display(description="SHA-256")
     def digest(self, delivery: Delivery) -> str:
         return as_hex(delivery.body_digest)
 
-    @admin.display(description="what was sent", empty_value="Erased, or not packed yet.")
-    def message(self, delivery: Delivery) -> SafeString | None:
+    @admin.display(description="what was sent")
+    def message(self, delivery: Delivery) -> str:
         stored = DeliveryBody.objects.filter(pk=delivery.pk).first()
-        return verbatim(as_json(json.loads(bytes(stored.body)))) if stored else None
+        return verbatim(as_json(json.loads(bytes(stored.body)))) if stored else "Not packed yet, or erased."
 
 
 @admin.register(Attempt)
@@ -154,8 +158,8 @@ class AttemptAdmin(ReadOnlyAdmin):
         return shorten(attempt.response_excerpt)
 
     @admin.display(description="response, its beginning")
-    def words(self, attempt: Attempt) -> SafeString | None:
-        return verbatim(attempt.response_excerpt) if attempt.response_excerpt else None
+    def words(self, attempt: Attempt) -> str:
+        return verbatim(attempt.response_excerpt) if attempt.response_excerpt else "-"
 
 
 def _outcome(attempt: Attempt) -> SafeString:

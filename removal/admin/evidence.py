@@ -16,11 +16,11 @@ from removal.models import Acknowledgement, AcknowledgementText, LogEntry
 class AcknowledgementAdmin(ReadOnlyAdmin):
     explanation = "What partners say. What one says it did is attested by it, and checked by nobody here."
     when_empty = "No answer yet. Partners send them to /v1/acknowledgements."
-    list_display = ("received_at", "partner", "notices", "said", "reason", "amends", "channel", "key_prefix")
+    list_display = ("received_at", "partner", "notices", "said", "reason", "amended", "channel", "key_prefix")
     list_filter = ("status", "channel", "stream__partner")
     list_select_related = ("stream__partner",)
     fieldsets = (
-        (None, {"fields": ("partner", "epoch", "notices", "said", "reason", "amends", "completed_at")}),
+        (None, {"fields": ("partner", "epoch", "notices", "said", "reason", "amended", "completed_at")}),
         ("Attested by the partner", {"fields": ("counts", "claims")}),
         ("How it came", {"fields": ("received_at", "channel", "key_prefix", "digest")}),
     )
@@ -43,24 +43,29 @@ class AcknowledgementAdmin(ReadOnlyAdmin):
     def said(self, statement: Acknowledgement) -> SafeString:
         return handling_badge(statement.status)
 
-    @admin.display(description="items by outcome", empty_value="not said")
-    def counts(self, statement: Acknowledgement) -> str:
-        return shorten(", ".join(f"{count} {outcome}" for outcome, count in statement.outcomes.items()), most=1000)
+    @admin.display(description="amends")
+    def amended(self, statement: Acknowledgement) -> str:
+        return "an earlier one" if statement.amends else "-"
 
-    @admin.display(description="attestations", empty_value="none")
-    def claims(self, statement: Acknowledgement) -> SafeString | None:
-        return verbatim(as_json(statement.attestations)) if statement.attestations else None
+    @admin.display(description="items by outcome")
+    def counts(self, statement: Acknowledgement) -> str:
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in statement.outcomes.items())
+        return shorten(counts, most=1000) or "-"
+
+    @admin.display(description="attestations")
+    def claims(self, statement: Acknowledgement) -> str:
+        return verbatim(as_json(statement.attestations)) if statement.attestations else "-"
 
     @admin.display(description="SHA-256 of its words")
     def digest(self, statement: Acknowledgement) -> str:
         return as_hex(statement.text_digest)
 
-    @admin.display(description="statement", empty_value="Erased: its time was over.")
-    def words(self, statement: Acknowledgement) -> SafeString | None:
+    @admin.display(description="statement")
+    def words(self, statement: Acknowledgement) -> str:
         # The database cuts it: a statement may be 64 MiB long.
         found = AcknowledgementText.objects.filter(pk=statement.pk)
         row = found.values_list(Left("text", MOST_CHARACTERS), Length("text")).first()
-        return verbatim(row[0], length=row[1]) if row else None
+        return verbatim(row[0], length=row[1]) if row else "Erased: its time was over."
 
 
 @admin.register(LogEntry)

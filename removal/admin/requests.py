@@ -33,15 +33,26 @@ class Row:
 @admin.register(RemovalRequest)
 class RequestAdmin(ReadOnlyAdmin):
     when_empty = "No request yet. Platforms send them to /v1/requests."
-    list_display = ("public_id", "kind", "reason", "standing", "received_at", "respond_by", "source")
+    list_display = ("public_id", "kind", "standing", "received_at", "respond_by", "reason", "source")
     list_filter = ("state", "kind", "outcome")
     search_fields = ("public_id",)
     search_help_text = "A request's id, or the key of a subject: exactly, and whole."
     fieldsets = (
-        (None, {"fields": ("public_id", "kind", "reason", "usages", "jurisdiction", "standing", "closed_at")}),
-        ("When", {"fields": ("received_at", "respond_by", "recorded_at", "withdrawn_at", "ended_at", "ended_by")}),
-        ("Scope", {"fields": ("repeats", "release_ids", "partner", "round")}),
-        ("Where it came from", {"fields": ("source", "idempotency_key", "digest")}),
+        (None, {"fields": ("public_id", ("kind", "reason", "usages"), "standing", ("received_at", "respond_by"))}),
+        (
+            "More",
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    ("source", "idempotency_key"),
+                    ("jurisdiction", "partner", "release_ids"),
+                    ("recorded_at", "round", "closed_at"),
+                    ("repeats", "withdrawn_at"),
+                    ("ended_by", "ended_at"),
+                    "digest",
+                ),
+            },
+        ),
     )
 
     def get_search_results(
@@ -59,13 +70,13 @@ class RequestAdmin(ReadOnlyAdmin):
 
     @admin.display(description="state")
     def standing(self, request: RemovalRequest) -> SafeString:
-        if request.repeats_id:
-            return badge("repeats an earlier one", "calm")
         if request.outcome:
             return state_badge(request.outcome, f"closed: {request.get_outcome_display()}")
+        if request.repeats_id:
+            return badge("repeats an earlier one", "calm")
         return state_badge(request.state)
 
-    @admin.display(description="digest", empty_value="")
+    @admin.display(description="SHA-256 of what was asked")
     def digest(self, request: RemovalRequest) -> str:
         return as_hex(request.body_digest)
 

@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, badge, link
-from removal.admin.words import delivery_word, handling_badge, state_badge
+from removal.admin.words import delivery_word, handling_badge, moment, state_badge
 from removal.models import Acknowledgement, Delivery, Disclosure, Incident, Notice, Stream
 
 Handling = Notice.Handling
@@ -114,18 +114,7 @@ class NoticeAdmin(ReadOnlyAdmin):
         "Held: the partner is paused, so nothing is sent."
     )
     when_empty = "No notice yet. One appears when a request is about something that a partner received."
-    list_display = (
-        "number",
-        "partner",
-        "of_request",
-        "kind",
-        "item_count",
-        "delivery",
-        "handled",
-        "acknowledged_at",
-        "respond_by",
-        "late",
-    )
+    list_display = ("number", "partner", "delivery", "handled", "answer_due", "of_request", "kind")
     list_filter = (LateFilter, HandlingFilter, "kind", "stream__partner")
     list_select_related = ("stream__partner", "request")
     search_fields = ("sequence",)
@@ -136,7 +125,7 @@ class NoticeAdmin(ReadOnlyAdmin):
         (
             "Handling, by the partner",
             {
-                "fields": ("handled", "acknowledged_at", "respond_by", "late", "statements"),
+                "fields": ("handled", "acknowledged_at", "answer_due", "statements"),
                 "description": "The partner's word. What it says it did is attested by it, and checked by nobody here.",
             },
         ),
@@ -187,8 +176,8 @@ class NoticeAdmin(ReadOnlyAdmin):
     def handled(self, notice: Notice) -> SafeString:
         return handling_badge(handling_of(notice))
 
-    @admin.display
-    def late(self, notice: Any) -> str:
+    @admin.display(description="respond by")
+    def answer_due(self, notice: Any) -> SafeString:
         word = standing(
             handling=handling_of(notice),
             delivery=_delivery_of(notice),
@@ -196,10 +185,10 @@ class NoticeAdmin(ReadOnlyAdmin):
             withdrawn_at=notice.withdrawn_at,
             now=timezone.now(),
         )
-        return state_badge(word) if word else ""
+        return format_html("{} {}", moment(notice.respond_by), state_badge(word) if word else "")
 
-    @admin.display(empty_value="in none yet")
-    def message(self, notice: Notice) -> SafeString | None:
+    @admin.display
+    def message(self, notice: Notice) -> str:
         carrying = Delivery.objects.filter(
             stream=notice.stream_id,
             epoch=notice.epoch,
@@ -207,7 +196,7 @@ class NoticeAdmin(ReadOnlyAdmin):
             last_sequence__gte=notice.sequence,
         ).exclude(state=Delivery.State.SPLIT)
         delivery = carrying.order_by("-first_sequence", "pk").first()
-        return link(delivery) if delivery else None
+        return link(delivery) if delivery else "in none yet"
 
     @admin.display(description="handed over in")
     def handovers(self, notice: Notice) -> SafeString:
@@ -216,15 +205,16 @@ class NoticeAdmin(ReadOnlyAdmin):
         more = len(notice.disclosures) - len(links)
         return format_html("{}{}", format_html_join(", ", "{}", links), f" and {more} more" if more > 0 else "")
 
-    @admin.display(empty_value="none yet")
-    def statements(self, notice: Notice) -> SafeString:
+    @admin.display
+    def statements(self, notice: Notice) -> str:
         said = Acknowledgement.objects.filter(
             stream=notice.stream_id,
             epoch=notice.epoch,
             first_sequence__lte=notice.sequence,
             last_sequence__gte=notice.sequence,
         ).order_by("-pk")[:MOST_STATEMENTS]
-        return format_html_join(", ", "{}", [(link(one, f"{one.get_status_display()} ({one})"),) for one in said])
+        links = [(link(one, f"{one.get_status_display()} ({one})"),) for one in said]
+        return format_html_join(", ", "{}", links) or "none yet"
 
 
 def _delivery_of(notice: Any) -> str:

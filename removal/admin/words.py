@@ -1,8 +1,10 @@
 """How states, ranges and data are said on a page."""
 
 import json
+from datetime import datetime
 from typing import Any
 
+from django.utils import formats, timezone
 from django.utils.safestring import SafeString
 
 from partners.admin import badge
@@ -36,10 +38,15 @@ def span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first} to {last}"
 
 
+def moment(at: datetime) -> str:
+    """Write a time as the admin writes those of plain fields."""
+    return formats.localize(timezone.localtime(at))
+
+
 def as_json(value: Any) -> str:
     """Write data for people: indented, letters as they are."""
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
 def as_hex(digest: bytes | memoryview | None) -> str:
-    return bytes(digest).hex() if digest else ""
+    return bytes(digest).hex() if digest else "-"

@@ -15,7 +15,7 @@ from partners.encryption import fernet
 from removal import acknowledgement, reports
 from removal.acknowledgement import Refusal, Statement
 from removal.api import schemas
-from removal.api.auth import KeyRequest, PartnerKey
+from removal.api.auth import KeyRequest, PartnerKey, partner_id
 from removal.api.problems import FieldError, Problem, check_parameters, field_errors, invalid_fields
 from removal.api.streams import NDJSON, LengthNeeded, as_ndjson, has_untold_length, open_body
 from removal.manifests import MAX_LINE_BYTES, Unreadable, read_json, split_lines
@@ -62,7 +62,7 @@ def acknowledge(request: KeyRequest) -> Status[schemas.AcknowledgementAnswer]:
     lines = split_lines(open_body(request)) if request.content_type == NDJSON else _lines_of_json(request)
     refused: list[Refusal] = []
     answer = acknowledgement.acknowledge(
-        partner_id=request.auth.partner_id or 0,
+        partner_id=partner_id(request),
         key_prefix=request.auth.prefix,
         statements=_read_statements(lines, refused),
     )
@@ -150,7 +150,7 @@ def list_items(
     """List what a notice is about, a line a subject. Empty when the wish was withdrawn before you were told of it."""
     check_parameters(request, "after", "limit")
     page = reports.notice_items(
-        partner_id=request.auth.partner_id or 0,
+        partner_id=partner_id(request),
         sequence=sequence,
         after=_open_cursor(after) if after else 0,
         limit=limit,

@@ -49,8 +49,11 @@ def record_request(
 def record_many_requests(request: KeyRequest) -> StreamingHttpResponse:
     """Record many wishes: NDJSON, each line with its own `idempotency_key`.
 
-    The answer is NDJSON too, a line for each that is not blank, in order, and is sent while you send: read it
-    meanwhile. A line that cannot be taken is refused, the others stand. Sending the whole file again is safe.
+    The answer is NDJSON too, a line for each that is not blank, in order. A line that cannot be taken is refused, the
+    others stand. Sending the whole file again is safe.
+
+    Read while you send: answers leave as soon as their lines are recorded, and a client that sends everything first
+    stops both sides once they fill the connection's buffers, which may hold no more than some thousand.
     """
     answers = bulk.record_lines(open_body(request), source=request.auth.source, actor=actor(request))
     return StreamingHttpResponse(answers, content_type=NDJSON)

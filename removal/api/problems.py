@@ -12,7 +12,7 @@ from typing import Any
 
 import pydantic
 import structlog
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, UnreadablePostError
 from django.views import defaults
@@ -118,6 +118,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(
                 413, "body_too_large", "A JSON body has at most 1 MiB. Send less at once, or NDJSON where it is taken."
             )
+        case SuspiciousOperation():  # more parameters than Django reads, and the like
+            return Problem(400, "bad_request", "The request cannot be taken. Check its Host header and its form.")
         case LengthNeeded():
             return Problem(411, "length_needed", "Send a Content-Length header with this body.")
         case BodyCutOff() | UnreadablePostError():
@@ -129,6 +131,8 @@ def problem_of(error: Exception) -> Problem:
         # what the steps say
         case intake.InvalidWish() | ledger.InvalidDisclosure():
             return invalid_fields([FieldError(error.field, str(error))])
+        case ledger.InvalidName():
+            return invalid_fields([FieldError("name", str(error))])
         case ledger.UnknownPartner():
             return invalid_fields([FieldError("partner", "No partner has this slug.")])
         case intake.KeyReused():
@@ -169,15 +173,16 @@ def problem_of(error: Exception) -> Problem:
             return Problem(500, "internal_error", "This is our fault, and has been logged. Try again later.")
 
 
+# A name or a number that cannot be gets the same answer as one that is not.
 UNKNOWN = {"public_id": intake.UnknownRequest, "name": ledger.UnknownRelease, "sequence": reports.UnknownNotice}
 
 
 def _problem_of_validation(request: HttpRequest, error: ValidationError) -> Problem:
     found = error.errors[:MAX_ERRORS]
+    for place, name, *_ in (detail["loc"] for detail in found):
+        if place == "path":
+            return problem_of(UNKNOWN[name]())
     places = {detail["loc"][0] for detail in found}
-    if "path" in places:
-        # Such a name or number cannot be: the same answer as for one that is not.
-        return problem_of(UNKNOWN[found[0]["loc"][1]]())
     if "body" in places and not request.body:
         return problem_of(LengthNeeded() if has_untold_length(request) else Unreadable("The body is empty."))
     # A location starts with where it is; for a body, the view's name of it follows.
@@ -215,7 +220,7 @@ def _is_api(request: HttpRequest) -> bool:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not _is_api(request):
         return defaults.bad_request(request, exception)
-    return Problem(400, "bad_request", "The request cannot be taken. Check its Host header and its form.").as_response()
+    return problem_of(SuspiciousOperation()).as_response()
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -42,7 +42,7 @@ def _enum(words: Collection[str]) -> Any:
     return Field(json_schema_extra={"enum": list(words)})
 
 
-TIME_PATTERN = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+TIME_PATTERN = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def _read_time(value: object) -> datetime:
@@ -61,7 +61,10 @@ def _read_time(value: object) -> datetime:
 
 Time = Annotated[datetime, BeforeValidator(_read_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 Key = Annotated[str, AfterValidator(check_key), Field(description="1 to 512 bytes in UTF-8.")]
-Text = Annotated[str, AfterValidator(check_text)]
+# The length comes first: pydantic puts it into words, and into the description, only for what is still a plain string.
+Word = Annotated[str, Field(max_length=40), AfterValidator(check_text)]
+Label = Annotated[str, Field(max_length=200), AfterValidator(check_text)]
+Prose = Annotated[str, Field(max_length=4000), AfterValidator(check_text)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
@@ -71,6 +74,7 @@ Outcome = Annotated[str, AfterValidator(_one_of(acknowledgement.OUTCOMES)), _enu
 Claim = Annotated[str, AfterValidator(_one_of(CLAIMS)), _enum(CLAIMS)]
 State = Literal["received", "planned", "closed"]
 
+SLUG_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 PUBLIC_ID_PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
 IDEMPOTENCY_KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
 IdempotencyKey = Annotated[
@@ -127,14 +131,14 @@ class BulkRequest(NewRequest):
 class NewRelease(Said):
     name: Name
     dataset: Name
-    source: Annotated[Text, Field(max_length=200)] = ""
+    source: Label = ""
 
 
 class NewDisclosure(Said):
     """A handover of a release. ``reference`` is its own name, such as a shipment id; a repeat changes nothing."""
 
-    partner: Annotated[Text, Field(min_length=1, max_length=63)]
-    reference: Annotated[Text, Field(min_length=1, max_length=200)]
+    partner: Annotated[str, Field(pattern=SLUG_PATTERN)]
+    reference: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_text)]
     disclosed_at: Time | None = Field(None, description="Missing means now.")
     usages: Usages = ["all"]
 
@@ -146,7 +150,7 @@ class ItemOutcome(Said):
 
 class Attestation(Said):
     claim: Claim
-    detail: Annotated[Text, Field(max_length=4000)] | None = None
+    detail: Prose | None = None
 
 
 class AcknowledgementLine(Said):
@@ -155,8 +159,8 @@ class AcknowledgementLine(Said):
     sequence: Number | None = None
     through: Number | None = None
     status: Literal["received", "in_progress", "completed", "partially_completed", "rejected"]
-    reason: Annotated[Text, Field(max_length=40)] = Field("", json_schema_extra={"enum": list(acknowledgement.REASONS)})
-    detail: Annotated[Text, Field(max_length=4000)] = ""
+    reason: Word = Field("", json_schema_extra={"enum": list(acknowledgement.REASONS)})
+    detail: Prose = ""
     completed_at: Time | None = None
     outcomes: dict[Outcome, Count] = Field({}, description="How many items ended how. They sum to items_total.")
     items: list[ItemOutcome] = Field([], description="Which item ended how, where that helps.")

@@ -6,6 +6,7 @@ A value may come from a file: ``SECRET_KEY_FILE=/run/secrets/key`` is read in pl
 import ipaddress
 import os
 import secrets
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -196,8 +197,11 @@ AUTH_PASSWORD_VALIDATORS = [
 USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
+DATETIME_FORMAT = "Y-m-d H:i"
 STATIC_URL = "/static/"
 STATIC_ROOT = VAR / "static"
+with suppress(OSError):  # only so that whitenoise does not warn of it; the finders below serve the files
+    STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 WHITENOISE_USE_FINDERS = True  # serves each app's files without a collectstatic step
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # bytes; larger bodies get 413, except streams, which are never held
 

@@ -14,7 +14,8 @@ create table removal_manifestentry (
     subject_id bigint not null,
     release_id bigint not null,
     items text[] not null,
-    item_count integer not null constraint an_entry_counts_its_items check (item_count = cardinality(items)),
+    item_count integer not null,
+    constraint an_entry_counts_its_items check (item_count = cardinality(items) and item_count > 0),
     primary key (subject_id, release_id)
 ) partition by hash (subject_id);
 create index removal_manifestentry_release on removal_manifestentry (release_id);

@@ -4,6 +4,7 @@ import datetime
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+LONGEST_TALK = (
+    30.0  # seconds, after which a peer gives up: a client without a deadline fails its test and does not hang it
+)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -46,12 +50,14 @@ class Talk:
         self.sock.sendall(data)
 
     def repeat(self, data: bytes, *, every: float = 0.0) -> None:
-        """Send ``data`` again and again until somebody hangs up; ``every`` is in seconds."""
-        while not self.peer.stopping.wait(every) if every else not self.peer.stopping.is_set():
+        """Send ``data`` again and again, with ``every`` seconds between, until somebody hangs up."""
+        ends_at = time.monotonic() + LONGEST_TALK
+        while time.monotonic() < ends_at and not self.peer.stopping.wait(every):
             self.send(data)
 
     def hang(self) -> None:
-        self.peer.stopping.wait()
+        """Do nothing until the test is over."""
+        self.peer.stopping.wait(LONGEST_TALK)
 
 
 Script = Callable[[Talk], None]

@@ -1,9 +1,12 @@
 import gzip
 import random
 import resource
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -261,7 +264,7 @@ def test_an_endless_body_is_read_up_to_64_kib_with_its_headers_in_flat_memory() 
             assert outcome == Delivered(200, b"x" * (65536 - len(hostile.ENDLESS_BODY_HEAD)), outcome.latency)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    assert after - before < 32 * 1024  # KiB
+    assert after - before < 32 * (1024 if sys.platform == "linux" else 1024**2)  # KiB, elsewhere bytes
 
 
 @pytest.mark.parametrize("script", [hostile.silence, hostile.dripping_handshake], ids=lambda script: script.__name__)
@@ -323,7 +326,7 @@ def test_a_new_connection_looks_the_name_up_again() -> None:
         assert isinstance(first, Delivered)
         assert second == Unreachable(
             "address_refused",
-            "AddressRefused: partner.example answers with 10.0.0.1, which may not be called: private",
+            "partner.example answers with 10.0.0.1, which may not be called: private",
             second.latency,
         )
         assert peer.connections == 1
@@ -362,9 +365,7 @@ def test_the_address_is_checked_again_once_connected() -> None:
     ):
         outcome = send(line, peer)
 
-        assert outcome == Unreachable(
-            "address_refused", "AddressRefused: 0.0.0.0 was dialled and 127.0.0.1 answered", outcome.latency
-        )
+        assert outcome == Unreachable("address_refused", "0.0.0.0 was dialled and 127.0.0.1 answered", outcome.latency)
         assert peer.requests == []
 
 
@@ -375,6 +376,19 @@ def test_when_the_first_address_is_down_the_next_is_dialled() -> None:
     assert isinstance(outcome, Delivered)
 
 
+def test_when_the_first_address_stays_silent_the_next_is_dialled_within_the_connect_timeout() -> None:
+    with Peer(answering(OK)) as peer, socket.create_server(("127.0.0.2", peer.port), backlog=0), ExitStack() as waiting:
+        with suppress(TimeoutError):
+            while True:  # until its queue is full and it no longer answers
+                waiting.enter_context(socket.create_connection(("127.0.0.2", peer.port), timeout=0.3))
+        with open_line(
+            look_up=lambda host, port: ["127.0.0.2", "127.0.0.1"], connect_timeout=timedelta(seconds=2)
+        ) as line:
+            outcome = send(line, peer)
+
+    assert outcome == Delivered(200, b"ok", outcome.latency)
+
+
 def test_when_no_address_answers_all_failures_are_named() -> None:
     with Peer(answering(OK)) as peer:
         url = peer.url(NAME)
@@ -383,7 +397,7 @@ def test_when_no_address_answers_all_failures_are_named() -> None:
 
     assert outcome == Unreachable(
         "connection",
-        "ConnectionError: 127.0.0.2: Connection refused; 127.0.0.1: Connection refused",
+        "127.0.0.2: Connection refused; 127.0.0.1: Connection refused",
         outcome.latency,
     )
 
@@ -399,7 +413,7 @@ def test_a_name_server_that_hangs_is_left_after_the_connect_timeout() -> None:
         outcome = in_time(lambda: send(line, peer), timedelta(seconds=0.3))
         released.set()
 
-    assert outcome == Unreachable("dns", "LookUpFailed: partner.example was not found within 0.3 s", outcome.latency)
+    assert outcome == Unreachable("dns", "partner.example was not found within 0.3 s", outcome.latency)
 
 
 def test_proxies_in_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from tests.factories import disclose, make_partner, make_release, make_wish, rec
 from tests.receivers import Received, Reply, listening
 
 BUDGET = timedelta(seconds=5)
+COVERED_TOGETHER = (("train-ai",), ("search",), ("search", "train-ai"))
 ALL_HOLD = {invariant.name: 0 for invariant in invariants.INVARIANTS}
 
 
@@ -126,6 +127,10 @@ DAMAGE = [
                insert into removal_disclosure (release_id, partner_id, disclosed_at, usages, reference, recorded_at)
                values (%(new)s, %(acme)s, now(), '{all}', 'unseen', now()) returning id)
            insert into removal_planneddisclosure (disclosure_id, round) select id, 1 from unseen""",
+    ),
+    (  # a notice is taken back, although its request stands
+        "every_holder_has_a_notice",
+        "update removal_notice set withdrawn_at = now() where stream_id = %(acme)s and sequence = 4",
     ),
     (  # the request is withdrawn, and the wish that repeats it is not set free
         "every_repeated_wish_is_told",
@@ -339,6 +344,12 @@ def test_every_line_is_seen_to_speak() -> None:
     assert len(ALL_HOLD) == len(invariants.INVARIANTS)
 
 
+def test_every_promise_has_its_lines_in_order() -> None:
+    promises = [invariant.promise for invariant in invariants.INVARIANTS]
+    assert promises == sorted(promises)
+    assert set(promises) == set(range(1, 10))
+
+
 @pytest.mark.django_db
 def test_every_line_is_silent_over_a_healthy_world() -> None:
     build_world()
@@ -364,8 +375,20 @@ def test_a_wish_that_two_earlier_ones_cover_together_is_told_by_either() -> None
     partner = make_partner().partner
     disclose(make_release(contents={"site:1": ["post:1"]}), partner, usages=("train-ai",))
     disclose(make_release(contents={"site:1": ["post:2"]}), partner, usages=("search",))
-    for usages in (("train-ai",), ("search",), ("search", "train-ai")):
+    for usages in COVERED_TOGETHER:
         record(make_wish("site:1", usages=usages))
+    planning.plan(budget=BUDGET)
+    assert count_violations() == ALL_HOLD
+
+
+@pytest.mark.django_db
+def test_a_wish_that_two_earlier_ones_cover_together_outlives_either() -> None:
+    partner = make_partner().partner
+    disclose(make_release(contents={"site:1": ["post:1"]}), partner, usages=("train-ai",))
+    disclose(make_release(contents={"site:1": ["post:2"]}), partner, usages=("search",))
+    first, *_ = [record(make_wish("site:1", usages=usages)) for usages in COVERED_TOGETHER]
+    planning.plan(budget=BUDGET)
+    intake.withdraw_request(source="blogs", actor="test", public_id=first.public_id)
     planning.plan(budget=BUDGET)
     assert count_violations() == ALL_HOLD
 

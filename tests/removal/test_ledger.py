@@ -39,9 +39,10 @@ def test_a_manifest_is_replaced_as_a_whole() -> None:
     [
         ([("site:1", ["a"]), ("site:2", ["a"]), ("site:1", ["b"])], 3),
         ([("site:1", ["a"]), ("site:2", ["a", "b", "a"])], 2),
+        ([("site:1", [])], 1),
     ],
 )
-def test_what_stands_twice_is_refused_and_nothing_kept(entries: list[tuple[str, list[str]]], line: int) -> None:
+def test_what_stands_twice_or_is_empty_is_refused_and_nothing_kept(entries: list[tuple[str, list[str]]], line: int) -> None:
     release = make_release("r", contents={"site:9": ["post:1"]}, sealed=False)
     with pytest.raises(ledger.InvalidManifest) as refused:
         fill("r", *entries)

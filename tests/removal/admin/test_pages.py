@@ -14,7 +14,19 @@ from pytest_django import Settings
 
 from partners.admin import ReadOnlyAdmin
 from partners.models import ApiKey, Endpoint, Partner, Secret
-from removal.models import Acknowledgement, Attempt, Delivery, Disclosure, Incident, LogEntry, Notice, Release, Stream
+from removal.models import (
+    Acknowledgement,
+    AcknowledgementText,
+    Attempt,
+    Delivery,
+    DeliveryBody,
+    Disclosure,
+    Incident,
+    LogEntry,
+    Notice,
+    Release,
+    Stream,
+)
 from tests.factories import make_partner, make_release, make_wish, record
 from tests.removal.admin.story import history, list_url, owe, page_url, pages, tell
 
@@ -193,9 +205,13 @@ def test_what_partners_claim_is_called_attested(desk: Client) -> None:
 
 
 def test_other_columns_cannot_be_probed_through_the_address(desk: Client) -> None:
-    tell()
-    for url in ("/admin/partners/apikey/?digest__gte=x", "/admin/removal/delivery/?body__body__contains=x"):
-        assert desk.get(url).status_code == 400
+    for query in (
+        "partners/apikey/?digest__gte=x",
+        "removal/delivery/?body__body__contains=x",
+        "removal/delivery/?state__regex=(",
+        "removal/delivery/?state__exact=%00",
+    ):
+        assert desk.get(f"/admin/{query}").status_code == 400
 
 
 def test_a_message_is_shown_as_it_was_sent(desk: Client) -> None:
@@ -206,6 +222,20 @@ def test_a_message_is_shown_as_it_was_sent(desk: Client) -> None:
     assert html.escape(json.dumps(sent, indent=2)) in page
     assert bytes(delivery.body_digest or b"").hex() in page
     assert page.count("field-result") == 2  # both attempts
+
+
+def test_what_is_not_there_is_said_in_words(desk: Client) -> None:
+    owe(make_partner().partner)
+    page = read(desk, page_url(Notice.objects.get()))
+    assert "in none yet" in page
+    assert "none yet" in page.split("field-statements")[1]
+    tell()
+    DeliveryBody.objects.all().delete()
+    AcknowledgementText.objects.all().delete()
+    assert "Not packed yet, or erased." in read(desk, page_url(Delivery.objects.get()))
+    assert "Erased: its time was over." in read(desk, page_url(Acknowledgement.objects.get()))
+    for url in pages():
+        assert ">None<" not in read(desk, url), url
 
 
 @pytest.mark.parametrize(

@@ -109,10 +109,13 @@ def test_a_withdrawn_notice_is_never_late(desk: Client) -> None:
 def test_a_repeat_shows_the_lines_of_the_earlier_request(desk: Client) -> None:
     partner = make_partner("acme").partner
     earlier = owe(partner, subject="site:1")
-    page = read(desk, record(make_wish("site:1")))
+    repeat = record(make_wish("site:1"))
+    page = read(desk, repeat)
     assert "repeats an earlier one" in page
     assert [line[0] for line in table(page, "partners")] == ["acme"]
     assert page_url(earlier) in page
+    intake.withdraw_request(source="blogs", actor="test", public_id=repeat.public_id)
+    assert "closed: withdrawn" in read(desk, repeat)
 
 
 def test_a_request_that_met_nothing_says_so(desk: Client) -> None:

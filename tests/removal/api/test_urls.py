@@ -1,0 +1,133 @@
+"""The API's description, and the page that shows it."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.staticfiles import finders
+from django.utils import timezone
+from pydantic import TypeAdapter
+
+from removal import payload, planning
+from removal.api.schemas import WebhookMessage
+from removal.partnerships import NewPartner
+from tests.factories import disclose, make_release, make_wish, record
+from tests.removal.api.conftest import Caller
+
+
+@pytest.fixture
+def described(stranger: Caller) -> dict[str, Any]:
+    response = stranger.get("/openapi.json")
+    assert response.status_code == 200
+    description: dict[str, Any] = response.json()
+    return description
+
+
+def references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if "$ref" in part:
+            yield part["$ref"]
+        for inner in part.values():
+            yield from references(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from references(inner)
+
+
+def test_the_description_names_every_path(described: dict[str, Any]) -> None:
+    assert described["openapi"] == "3.1.0"
+    operations = {f"{method.upper()} {path}" for path, methods in described["paths"].items() for method in methods}
+    assert operations == {
+        "POST /v1/requests",
+        "GET /v1/requests",
+        "POST /v1/requests/bulk",
+        "GET /v1/requests/{public_id}",
+        "POST /v1/requests/{public_id}/withdraw",
+        "POST /v1/releases",
+        "GET /v1/releases/{name}",
+        "PUT /v1/releases/{name}/manifest",
+        "POST /v1/releases/{name}/seal",
+        "POST /v1/releases/{name}/disclosures",
+        "POST /v1/acknowledgements",
+        "GET /v1/stream/{sequence}/items",
+        "GET /.well-known/removal-notices",
+    }
+
+
+def test_every_reference_leads_somewhere(described: dict[str, Any]) -> None:
+    schemas = described["components"]["schemas"]
+    missing = {
+        reference
+        for reference in references(described)
+        if reference.removeprefix("#/components/schemas/") not in schemas
+    }
+    assert missing == set()
+
+
+def test_every_operation_says_who_may_call_it_and_how_errors_look(described: dict[str, Any]) -> None:
+    for path, methods in described["paths"].items():
+        for operation in methods.values():
+            assert ("security" in operation) == path.startswith("/v1/"), path
+            assert list(operation["responses"]["default"]["content"]) == ["application/problem+json"]
+    assert described["components"]["securitySchemes"] == {
+        "PlatformKey": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A platform's key: records requests, fills the ledger.",
+        },
+        "PartnerKey": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A partner's key: reads its own stream, acknowledges.",
+        },
+    }
+
+
+def test_unknown_fields_are_errors_in_every_body(described: dict[str, Any]) -> None:
+    schemas = described["components"]["schemas"]
+    taken = {
+        reference.rpartition("/")[2]
+        for methods in described["paths"].values()
+        for operation in methods.values()
+        for reference in references(operation.get("requestBody", {}))
+    }
+    assert taken == {
+        "NewRequest",
+        "BulkRequest",
+        "NewRelease",
+        "ManifestLine",
+        "NewDisclosure",
+        "AcknowledgementLine",
+    }
+    assert {name for name in taken if schemas[name].get("additionalProperties") is not False} == set()
+
+
+def test_a_message_that_we_send_is_as_described(described: dict[str, Any], holder: NewPartner) -> None:
+    disclose(make_release(contents={"site:1": ["post:1"]}), holder.partner)
+    record(make_wish("site:1"))
+    planning.plan(budget=timedelta(seconds=5))
+    notices = payload.read_notices(stream_id=holder.partner.pk, epoch=1, first=1, last=1)
+    [message] = payload.pack(notices, partner="acme", epoch=1, head=1, now=timezone.now(), max_notices=100)
+
+    sent = json.loads(message.body)
+
+    assert TypeAdapter(WebhookMessage).validate_python(sent, strict=True) == sent
+    webhook = described["webhooks"]["removal.notices"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert sent.keys() == webhook["properties"].keys()
+    schemas = described["components"]["schemas"]
+    assert sent["data"].keys() == schemas["WebhookData"]["properties"].keys()
+    assert sent["data"]["notices"][0].keys() <= schemas["Notice"]["properties"].keys()
+
+
+def test_the_page_needs_no_other_host(stranger: Caller) -> None:
+    response = stranger.get("/docs")
+    assert response.status_code == 200
+    page = response.content.decode()
+    assert re.findall(r"(?:https?:)?//[^\s\"']+", page) == []
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert [finders.find(path.removeprefix("/static/")) for path in loaded if not path.startswith("/static/")] == []
+    assert all(finders.find(path.removeprefix("/static/")) for path in loaded)
+    assert '"validatorUrl": null' in page
