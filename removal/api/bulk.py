@@ -1,5 +1,6 @@
 """Many requests in one body: NDJSON in, NDJSON out, a block of lines at a time."""
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from removal.manifests import MAX_LINE_BYTES, Unreadable, read_json, split_lines
 # A block is one transaction; it ends with whichever comes first.
 BLOCK_LINES = 1000
 BLOCK_BYTES = 8 * 1024 * 1024
+HELD_IN_MEMORY_BYTES = 1024 * 1024
 
 DESCRIPTION = {
     "requestBody": {
@@ -41,7 +43,7 @@ class _Refused(Exception):
 def record_lines(chunks: Iterable[bytes], *, source: str, actor: str) -> Iterator[bytes]:
     """Record a body's lines block by block, and answer each block when it is committed.
 
-    What breaks the whole body is said on the last line: the status was sent long before.
+    What breaks the whole body is said on the last line, after the answers that stand.
     """
     resume_at_line = 1
     try:
@@ -53,6 +55,19 @@ def record_lines(chunks: Iterable[bytes], *, source: str, actor: str) -> Iterato
         problem = problem_of(error)
         last = {"error": {"code": problem.code, "message": problem.detail}, "resume_at_line": resume_at_line}
         yield as_ndjson([last])
+
+
+def after_the_body(answers: Iterable[bytes]) -> Iterator[bytes]:
+    """Hold answers back, on disk when they are many, until the whole body was read.
+
+    Most clients send all before they read anything: answers sent meanwhile would fill the connection and stall both.
+    """
+    with tempfile.SpooledTemporaryFile(max_size=HELD_IN_MEMORY_BYTES) as held:
+        for answer in answers:
+            held.write(answer)
+        held.seek(0)
+        while part := held.read(64 * 1024):
+            yield part
 
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[Block]:

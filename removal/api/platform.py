@@ -52,11 +52,10 @@ def record_many_requests(request: KeyRequest) -> StreamingHttpResponse:
     The answer is NDJSON too, a line for each that is not blank, in order. A line that cannot be taken is refused, the
     others stand. Sending the whole file again is safe.
 
-    Read while you send: answers leave as soon as their lines are recorded, and a client that sends everything first
-    stops both sides once they fill the connection's buffers, which may hold no more than some thousand.
+    The answer begins when the whole body was read, and each block of it was committed by then.
     """
     answers = bulk.record_lines(open_body(request), source=request.auth.source, actor=actor(request))
-    return StreamingHttpResponse(answers, content_type=NDJSON)
+    return StreamingHttpResponse(bulk.after_the_body(answers), content_type=NDJSON)
 
 
 @router.get("/requests", tags=["requests"], response=schemas.RequestList)

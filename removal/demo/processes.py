@@ -59,7 +59,7 @@ class Processes:
         """Start the web server and wait until it answers."""
         self.start(
             "web", "-m", "gunicorn", "removal.config.wsgi", "--bind", f"127.0.0.1:{port}",
-            "--worker-class", "gthread", "--threads", "8",
+            "--worker-class", "gthread", "--threads", "8", "--no-control-socket",
         )  # fmt: skip
         self.wait_for(lambda: _answers(f"http://127.0.0.1:{port}/healthz"), "web")
 

@@ -67,7 +67,7 @@ class Command(BaseCommand):
     def _run(self, story: Story, started: float) -> Result:
         for progress in story.tell():
             if not self.quiet:
-                self.stdout.write(f"\r{progress}", ending="" if sys.stdout.isatty() else "\n")
+                self.stdout.write(f"\r{progress}" if sys.stdout.isatty() else str(progress), ending="" if sys.stdout.isatty() else "\n")
                 self.stdout.flush()
         return Result(progress, time.monotonic() - started, count_violations())
 
@@ -75,7 +75,7 @@ class Command(BaseCommand):
         if as_json:
             self.stdout.write(json.dumps(result.as_json()))
         else:
-            self.stdout.write(
+            self._say(
                 f"\nEvery partner has answered after {result.seconds:.1f} s. Its own logs name "
                 f"{result.progress.witnessed} notices; promises broken: {result.violations}."
             )
@@ -94,6 +94,7 @@ class Command(BaseCommand):
     def _say(self, text: str) -> None:
         if not self.quiet:
             self.stdout.write(text)
+            self.stdout.flush()  # someone may be reading a pipe while we run on
 
 
 def _lock() -> IO[str]:
