@@ -5,6 +5,7 @@ import secrets
 from datetime import datetime
 from typing import ClassVar, Self
 
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import CheckConstraint, Q
@@ -17,6 +18,10 @@ slug_validator = RegexValidator(
 )
 
 
+def all_usages() -> list[str]:
+    return ["all"]
+
+
 class Partner(models.Model):
     """An organisation that receives dataset releases (GDPR Art. 4(9) "recipient")."""
 
@@ -27,11 +32,17 @@ class Partner(models.Model):
     slug = models.CharField(max_length=63, unique=True, validators=[slug_validator])
     name = models.CharField(max_length=200)
     state = models.CharField(max_length=10, choices=State, default=State.LIVE)
+    usages = ArrayField(
+        models.TextField(),
+        default=all_usages,
+        help_text="What it is licensed to use content for; all covers everything.",
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
         constraints = [
             CheckConstraint(condition=Q(state__in=["live", "paused"]), name="a_partner_is_live_or_paused"),
+            CheckConstraint(condition=Q(usages__len__gt=0), name="a_partner_is_licensed_for_some_usage"),
             CheckConstraint(condition=Q(slug__regex=r"^[a-z0-9][a-z0-9-]{0,62}$"), name="a_slug_is_plain"),
         ]
 

@@ -1,96 +1,27 @@
 """The partner's word: taken line by line, only ever forward (design §5, §10).
 
 A statement is looked up by (authenticated partner, sequence): no partner can name another's notice. Every line of a
-request gets its answer.
+request gets its answer. Which statements stand is in ``removal.statements``; here they are looked up and written down.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import groupby
-from typing import Any
 
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 from removal.models import Acknowledgement, AcknowledgementText, LogEntry, Notice, Stream
+from removal.statements import Answer, Refusal, Statement, read_response, refuse, refuse_alone, refuse_unknown, repeats
 from removal.transactions import whole_step
 
 Handling = Notice.Handling
 
-OUTCOMES = ("removed", "suppressed", "already_removed", "not_found", "exempt", "cannot_comply")
-# With one of these an answer is not complete.
-INCOMPLETE_OUTCOMES = frozenset({"exempt", "cannot_comply"})
-REASONS = (
-    "no_match",
-    "insufficient_identification",
-    "not_covered",
-    "outside_jurisdiction",
-    "legal_obligation",
-    "legal_claims",
-    "licence_dispute",
-    "technically_infeasible",
-    "disproportionate_effort",
-    "other",
-)
-# A label alone is not enough for these (11 CCR 7022(b)(3) for the first two).
-REASONS_NEEDING_DETAIL = frozenset({"technically_infeasible", "disproportionate_effort", "other"})
-
 # Statements about one number each are taken in blocks, statements about a range in steps, each with its own commit.
+# A block is in memory as a whole, and a single line may have 64 MiB: so many lines fill it, or so much text.
 BLOCK = 1000
+BLOCK_BYTES = 8 * 1024 * 1024
 STEP = 10_000
-
-SAID = frozenset(Handling.values) - {Handling.NONE.value}
-RANK = {status: rank for rank, status in enumerate(("none", "received", "in_progress"))}
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One line of a partner's answer. Exactly one of ``sequence`` and ``through`` is set.
-
-    ``text`` is the line word for word. ``outcomes`` counts items by outcome; empty means not said.
-    """
-
-    status: str
-    text: str
-    sequence: int | None = None
-    through: int | None = None
-    reason: str = ""
-    detail: str = ""
-    completed_at: datetime | None = None
-    outcomes: dict[str, int] = field(default_factory=dict)
-    attestations: Sequence[dict[str, Any]] = ()
-    amends: bool = False
-
-    @property
-    def is_terminal(self) -> bool:
-        return self.status in Notice.TERMINAL
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why one line changed nothing."""
-
-    sequence: int | None
-    code: str
-    message: str
-
-
-@dataclass
-class Answer:
-    """What became of the lines of a request: each is counted in exactly one of the three."""
-
-    accepted: int = 0
-    unchanged: int = 0
-    refused: list[Refusal] = field(default_factory=list)
-
-    def add(self, part: "Answer") -> None:
-        """Count what became of more lines."""
-        self.accepted += part.accepted
-        self.unchanged += part.unchanged
-        self.refused += part.refused
 
 
 def acknowledge(*, partner_id: int, key_prefix: str, statements: Iterable[Statement]) -> Answer:
@@ -100,12 +31,14 @@ def acknowledge(*, partner_id: int, key_prefix: str, statements: Iterable[Statem
     """
     answer = Answer()
     block: list[Statement] = []
+    block_bytes = 0
     for statement in statements:
         if statement.through is None:
             block.append(statement)
-        if statement.through is not None or len(block) == BLOCK:
+            block_bytes += len(statement.text.encode())
+        if statement.through is not None or len(block) == BLOCK or block_bytes >= BLOCK_BYTES:
             answer.add(_take_block(partner_id, key_prefix, block))
-            block = []
+            block, block_bytes = [], 0
         if statement.through is not None:
             for part in _take_range(partner_id, key_prefix, statement):
                 answer.add(part)
@@ -119,7 +52,7 @@ def _take_block(partner_id: int, key_prefix: str, block: Sequence[Statement]) ->
         return Answer()
     stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
     if stream is None:
-        return Answer(refused=[_unknown(statement) for statement in block])
+        return Answer(refused=[refuse_unknown(statement) for statement in block])
     answer = _take(stream, block, key_prefix)
     with connection.cursor() as cursor:
         settle_deliveries(cursor, stream_id=partner_id)
@@ -139,21 +72,19 @@ def _take(stream: Stream, block: Sequence[Statement], key_prefix: str) -> Answer
     for statement in block:
         notice = notices.get(statement.sequence or 0)
         if notice is None:
-            answer.refused.append(_unknown(statement))
+            answer.refused.append(refuse_unknown(statement))
             continue
         if notice.sequence > stream.packed_through:
-            answer.refused.append(
-                Refusal(
-                    notice.sequence, "not_yet_sent", "This number has not been sent to you yet. Answer when it comes."
-                )
-            )
+            message = "This number has not been sent to you yet. Answer when it comes."
+            answer.refused.append(Refusal(notice.sequence, "not_yet_sent", message))
             continue
         if notice.handling == Handling.NONE and notice.sequence <= stream.received_through:
             notice.handling = Handling.RECEIVED  # said by `through`; the row was spared the update
-        refusal = _refuse(statement, notice)
+        items = 0 if notice.withdrawn_at else notice.item_count
+        refusal = refuse(statement, handling=notice.handling, items=items)
         if refusal:
             answer.refused.append(refusal)
-        elif _repeats(statement, notice):
+        elif repeats(statement, handling=notice.handling):
             answer.unchanged += 1
         else:
             answer.accepted += 1
@@ -161,62 +92,6 @@ def _take(stream: Stream, block: Sequence[Statement], key_prefix: str) -> Answer
             notice.handling = statement.status
     _write(stream, accepted, key_prefix)
     return answer
-
-
-def _unknown(statement: Statement) -> Refusal:
-    return Refusal(
-        statement.sequence if statement.sequence is not None else statement.through,
-        "unknown_sequence",
-        "Your stream has no such number.",
-    )
-
-
-def _refuse_alone(statement: Statement) -> Refusal | None:
-    """Say why a statement cannot stand whatever it is about, if it cannot."""
-    number = statement.sequence if statement.sequence is not None else statement.through
-    if statement.status == Handling.REJECTED:
-        if statement.reason not in REASONS:
-            return Refusal(number, "reason_needed", f"A rejection needs a reason, one of: {', '.join(REASONS)}.")
-        if statement.reason in REASONS_NEEDING_DETAIL and not statement.detail.strip():
-            return Refusal(number, "detail_needed", f"{statement.reason} needs the facts: say them in detail.")
-    if statement.status == Handling.COMPLETED and INCOMPLETE_OUTCOMES & statement.outcomes.keys():
-        return Refusal(number, "not_complete", "Items that are exempt or cannot comply make it partially_completed.")
-    if statement.through is not None and statement.outcomes:
-        return Refusal(number, "outcomes_need_a_sequence", "Outcomes are about one notice: answer it by its sequence.")
-    return None
-
-
-def _refuse(statement: Statement, notice: Notice) -> Refusal | None:
-    """Say why a statement cannot stand for this notice, if it cannot."""
-    refusal = _refuse_alone(statement)
-    if refusal:
-        return refusal
-    ended = notice.handling in Notice.TERMINAL
-    corrects = statement.amends and statement.detail.strip()
-    if ended and statement.is_terminal and statement.status != notice.handling and not corrects:
-        return Refusal(
-            notice.sequence,
-            "already_answered",
-            f'You answered {notice.handling} before; that stands. To correct it, send "amends": true and a detail.',
-        )
-    expected = 0 if notice.withdrawn_at else notice.item_count
-    total = sum(statement.outcomes.values())
-    if statement.outcomes and total != expected:
-        return Refusal(
-            notice.sequence,
-            "outcomes_do_not_add_up",
-            f"The outcomes count {total} items; this notice is about {expected}. Give each item one outcome.",
-        )
-    return None
-
-
-def _repeats(statement: Statement, notice: Notice) -> bool:
-    """Whether a statement says nothing new: the same, or something that the notice is past already."""
-    if statement.amends and statement.is_terminal and statement.status != notice.handling:
-        return False
-    if notice.handling in Notice.TERMINAL:
-        return True
-    return not statement.is_terminal and RANK[statement.status] <= RANK[notice.handling]
 
 
 MOVE = """
@@ -296,7 +171,7 @@ def _take_range(partner_id: int, key_prefix: str, statement: Statement) -> Itera
     ``received`` moves only the stream's watermark; anything else goes in steps of sequence order, each with its own
     commit, so that a repeat goes on where a broken one ended.
     """
-    refusal = _refuse_alone(statement)
+    refusal = refuse_alone(statement)
     if refusal:
         yield Answer(refused=[refusal])
         return
@@ -314,7 +189,7 @@ def _take_step(partner_id: int, key_prefix: str, statement: Statement, first: in
     stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
     through = statement.through or 0
     if stream is None or through > stream.head:
-        return Answer(refused=[_unknown(statement)])
+        return Answer(refused=[refuse_unknown(statement)])
     if through > stream.packed_through:
         message = f"You have been sent numbers up to {stream.packed_through}."
         return Answer(refused=[Refusal(through, "not_yet_sent", message)])
@@ -433,25 +308,3 @@ def _runs(numbers: Sequence[int]) -> Iterable[tuple[int, int]]:
     for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]
         yield members[0], members[-1]
-
-
-def read_response(answer: bytes, *, first: int, last: int) -> Sequence[int]:
-    """List, in order, which numbers of a message its response acknowledges: one object, or a list of them.
-
-    Empty when any part of the response is not an acknowledgement: what cannot be read whole is not believed in part.
-    """
-    try:
-        body = json.loads(answer.decode())
-    except (ValueError, RecursionError):
-        return ()
-    lines = body.get("acknowledgements", [body]) if isinstance(body, dict) else []
-    named: set[int] = set()
-    for line in lines if isinstance(lines, list) else []:
-        if not isinstance(line, dict) or line.get("status") not in SAID:
-            return ()
-        number = line.get("sequence", line.get("through"))
-        if type(number) is not int or not first <= number <= last:  # True is an int, too
-            return ()
-        named.update(range(first, number + 1) if "through" in line else (number,))
-    whole = range(first, last + 1)
-    return whole if len(named) == len(whole) else sorted(named)

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
+from partners.models import Partner
 from removal import hints
 from removal.models import LogEntry, RemovalRequest
 from removal.models.identifiers import new_ulid
@@ -39,7 +40,7 @@ class UnknownRequest(Exception):
 
 
 class CannotWithdraw(Exception):
-    """The request has ended already."""
+    """The request has ended already, or is of a kind that another request ends."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Wish:
 
     idempotency_key: str
     kind: str
-    subject: str
+    subject: str = ""
+    partner: str = ""
     items: tuple[str, ...] | None = None
     reason: str = RemovalRequest.Reason.USER_REQUEST
     usages: tuple[str, ...] = ("all",)
@@ -56,6 +58,12 @@ class Wish:
     jurisdiction: str = ""
 
     def __post_init__(self) -> None:
+        if self.kind == Kind.OFFBOARDING and (self.subject or not self.partner):
+            raise InvalidWish("partner", "An offboarding names the partner, and no subject: it is about all it holds.")
+        if self.kind != Kind.OFFBOARDING and (self.partner or not self.subject):
+            raise InvalidWish("subject", "Name the subject; only an offboarding names a partner instead.")
+        if self.kind == Kind.REINSTATEMENT and (self.items is not None or self.usages != ("all",)):
+            raise InvalidWish("usages", "A reinstatement ends every opt-out of a subject, for all usages and items.")
         if self.kind == Kind.OPT_OUT and self.items is not None:
             raise InvalidWish("items", "An opt-out is about a whole subject: leave items out, or send a deletion.")
         if self.items is not None and not self.items:
@@ -72,6 +80,7 @@ class Wish:
             sorted(self.usages),
             self.received_at.isoformat() if self.received_at else None,
             self.jurisdiction,
+            self.partner,
         ]
         return hashlib.sha256(json.dumps(said).encode()).digest()
 
@@ -91,17 +100,19 @@ insert into removal_subject (key) select distinct unnest(%(keys)s::text[]) order
 """
 LOCK_SUBJECTS = "select id, key from removal_subject where key = any(%(keys)s) order by id for no key update"
 
+# Ids follow the order of the wishes, and notices that of the ids: the last wish of a person is the last that is told.
 # One month is a calendar month: 31 January ends on the last of February (GDPR Art. 12(3)).
 REQUESTS = """
 insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at, recorded_at, respond_by,
-                                    source, idempotency_key, body_digest, state, outcome)
+                                    source, idempotency_key, body_digest, state, outcome, partner_id, target_count)
 select w.public_id, w.kind, w.reason, string_to_array(w.usages, ' '), w.jurisdiction, w.received_at,
        clock_timestamp(), ((w.received_at at time zone 'UTC') + interval '1 month') at time zone 'UTC',
-       %(source)s, w.key, w.digest, 'received', ''
+       %(source)s, w.key, w.digest, 'received', '', w.partner_id, case when w.partner_id is null then 1 else 0 end
   from unnest(%(public_ids)s::text[], %(kinds)s::text[], %(reasons)s::text[], %(usages)s::text[],
-              %(jurisdictions)s::text[], %(received)s::timestamptz[], %(keys)s::text[], %(digests)s::bytea[])
-       w(public_id, kind, reason, usages, jurisdiction, received_at, key, digest)
- order by w.key
+              %(jurisdictions)s::text[], %(received)s::timestamptz[], %(keys)s::text[], %(digests)s::bytea[],
+              %(partners)s::bigint[]) with ordinality
+       w(public_id, kind, reason, usages, jurisdiction, received_at, key, digest, partner_id, place)
+ order by w.place
     on conflict (source, idempotency_key) do nothing
 returning id, public_id
 """
@@ -115,7 +126,7 @@ select idempotency_key, public_id, body_digest from removal_removalrequest
 STANDING = """
 select p.subject_id, p.usage, p.request_id
   from removal_preference p join removal_removalrequest r on r.id = p.request_id
- where p.subject_id = any(%(subjects)s) and p.valid_to is null and p.value = 'disallow'
+ where p.subject_id = any(%(subjects)s) and p.valid_to is null and p.value = 'disallow' and p.source = 'explicit'
    and r.kind = 'opt_out' and r.ended_at is null and r.withdrawn_at is null
 """
 
@@ -127,12 +138,28 @@ update removal_removalrequest r set repeats_id = x.earlier
 CLOSE_PREFERENCES = """
 update removal_preference p set valid_to = clock_timestamp()
   from unnest(%(subjects)s::bigint[], %(usages)s::text[]) x(subject_id, usage)
- where p.subject_id = x.subject_id and p.usage = x.usage and p.valid_to is null
+ where p.subject_id = x.subject_id and p.usage = x.usage and p.valid_to is null and p.source = 'explicit'
 """
 OPEN_PREFERENCES = """
 insert into removal_preference (subject_id, usage, value, source, valid_from, request_id)
 select x.subject_id, x.usage, 'disallow', 'explicit', clock_timestamp(), x.request_id
   from unnest(%(subjects)s::bigint[], %(usages)s::text[], %(requests)s::bigint[]) x(subject_id, usage, request_id)
+"""
+
+# Every opt-out of the subject until now ends with a reinstatement; disclosures after it are not covered by them.
+END_OPT_OUTS = """
+update removal_removalrequest o set ended_at = clock_timestamp(), ended_by_id = %(request)s
+  from removal_requesttarget t
+ where t.subject_id = %(subject)s and o.id = t.request_id and o.kind = 'opt_out' and o.id < %(request)s
+   and o.ended_at is null and o.withdrawn_at is null
+"""
+END_REFUSALS = """
+update removal_preference set valid_to = clock_timestamp()
+ where subject_id = %(subject)s and valid_to is null and source = 'explicit'
+"""
+ALLOW = """
+insert into removal_preference (subject_id, usage, value, source, valid_from, request_id)
+values (%(subject)s, 'all', 'allow', 'explicit', clock_timestamp(), %(request)s)
 """
 
 LOG = """
@@ -170,7 +197,11 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
         first_of_key.setdefault(wish.idempotency_key, wish)
     new = {new_ulid(): wish for wish in first_of_key.values()}
     keys = list(first_of_key)
+    partner_ids = _partner_ids(wishes)
     with connection.cursor() as cursor:
+        if any(wish.kind == Kind.REINSTATEMENT for wish in wishes):
+            # No planner beside it: a late notice of an ended wish must be followed by its reinstatement.
+            _lock_planner(cursor)
         cursor.execute(
             REQUESTS,
             {
@@ -183,26 +214,23 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
                 "received": [wish.received_at or now for wish in new.values()],
                 "keys": [wish.idempotency_key for wish in new.values()],
                 "digests": [wish.digest for wish in new.values()],
+                "partners": [partner_ids.get(wish.partner) for wish in new.values()],
             },
         )
         created = {public_id: request_id for request_id, public_id in cursor.fetchall()}
         written = [(created[public_id], wish) for public_id, wish in new.items() if public_id in created]
         if written:
-            subjects = {"keys": [wish.subject for _, wish in written]}
+            subjects = {"keys": [wish.subject for _, wish in written if wish.subject]}
             cursor.execute(SUBJECTS, subjects)
             cursor.execute(LOCK_SUBJECTS, subjects)
             subject_ids = {key: subject_id for subject_id, key in cursor.fetchall()}
             with cursor.copy("copy removal_requesttarget (request_id, subject_id, items) from stdin") as copy:
                 for request_id, wish in written:
-                    copy.write_row((request_id, subject_ids[wish.subject], list(wish.items) if wish.items else None))
-            _set_preferences(
-                cursor,
-                [
-                    (request_id, subject_ids[wish.subject], wish.usages)
-                    for request_id, wish in written
-                    if wish.kind == Kind.OPT_OUT
-                ],
-            )
+                    if wish.subject:
+                        items = list(wish.items) if wish.items else None
+                        copy.write_row((request_id, subject_ids[wish.subject], items))
+            about = [(request_id, subject_ids.get(wish.subject, 0), wish) for request_id, wish in written]
+            _settle_preferences(cursor, about)
             cursor.execute(LOG, {"actor": actor, "public_ids": list(created)})
         cursor.execute(FOUND, {"source": source, "keys": keys})
         found = {key: (public_id, bytes(digest)) for key, public_id, digest in cursor.fetchall()}
@@ -217,11 +245,43 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
     return answers
 
 
+def _partner_ids(wishes: Sequence[Wish]) -> dict[str, int]:
+    slugs = {wish.partner for wish in wishes if wish.partner}
+    found = dict(Partner.objects.filter(slug__in=slugs).values_list("slug", "id"))
+    if slugs - found.keys():
+        raise InvalidWish("partner", "No partner has this slug.")
+    return found
+
+
+def _lock_planner(cursor: CursorWrapper) -> None:
+    cursor.execute("set local lock_timeout = '5s'")
+    cursor.execute("select pg_advisory_xact_lock(%s)", [PLANNER_LOCK])
+
+
+def _settle_preferences(cursor: CursorWrapper, wishes: Sequence[tuple[int, int, Wish]]) -> None:
+    """Bring preferences to where the wishes leave them, in the order in which they were asked; subjects are locked.
+
+    ``wishes`` are (request id, subject id, wish).
+    """
+    opt_outs: list[tuple[int, int, Sequence[str]]] = []
+    for request_id, subject_id, wish in wishes:
+        if wish.kind == Kind.OPT_OUT:
+            opt_outs.append((request_id, subject_id, wish.usages))
+        elif wish.kind == Kind.REINSTATEMENT:
+            _set_preferences(cursor, opt_outs)
+            opt_outs = []
+            for statement in (END_OPT_OUTS, END_REFUSALS, ALLOW):
+                cursor.execute(statement, {"request": request_id, "subject": subject_id})
+    _set_preferences(cursor, opt_outs)
+
+
 def _set_preferences(cursor: CursorWrapper, opt_outs: list[tuple[int, int, Sequence[str]]]) -> None:
     """Open a refusal for each usage that none covers yet; an opt-out that opens none only repeats an earlier one.
 
     ``opt_outs`` are (request id, subject id, usages) in the order in which they were asked; subjects are locked.
     """
+    if not opt_outs:
+        return
     cursor.execute(STANDING, {"subjects": [subject_id for _, subject_id, _ in opt_outs]})
     standing: dict[int, dict[str, int]] = {}
     for subject_id, usage, request_id in cursor.fetchall():
@@ -258,7 +318,7 @@ returning n.stream_id
 FREE_REPEATS = """
 with freed as (
     update removal_removalrequest set repeats_id = null
-     where repeats_id is not null and withdrawn_at is null
+     where repeats_id is not null and withdrawn_at is null and ended_at is null
        and id in (select same.request_id from removal_requesttarget t
                     join removal_requesttarget same on same.subject_id = t.subject_id where t.request_id = %(request)s)
     returning id, usages)
@@ -274,8 +334,7 @@ def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalReque
     """
     with connection.cursor() as cursor:
         # No planner beside it: a late disclosure must not bring a notice of a request that is being withdrawn.
-        cursor.execute("set local lock_timeout = '5s'")
-        cursor.execute("select pg_advisory_xact_lock(%s)", [PLANNER_LOCK])
+        _lock_planner(cursor)
         # Streams before requests, as acknowledgements lock them.
         cursor.execute(
             "select from removal_stream where partner_id in (select stream_id from removal_notice n"
@@ -292,6 +351,8 @@ def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalReque
             return request
         if request.ended_at:
             raise CannotWithdraw("It was ended by a later request; that one stands.")
+        if request.kind == Kind.REINSTATEMENT:
+            raise CannotWithdraw("Partners may have been told already. A new opt-out ends what it allowed.")
         cursor.execute(WITHDRAW_NOTICES, {"request": request.pk})
         untold = cursor.rowcount
         cursor.execute(

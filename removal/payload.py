@@ -29,7 +29,8 @@ class Held(TypedDict):
 class Notice(TypedDict):
     """One notice. ``items_total`` counts distinct items over all releases.
 
-    With ``withdrawn_at`` the wish was taken back before this was sent: nothing is asked, and no subject named.
+    With ``withdrawn_at`` the wish was taken back before this was sent: nothing is asked, and no subject named. A
+    reinstatement ``undoes`` earlier numbers for future use; past removals stand.
     """
 
     sequence: int
@@ -46,6 +47,7 @@ class Notice(TypedDict):
     received_at: NotRequired[str]
     respond_by: NotRequired[str]
     withdrawn_at: NotRequired[str]
+    undoes: NotRequired[list[int]]
 
 
 @dataclass(frozen=True)
@@ -57,27 +59,34 @@ class Message:
     body: bytes
 
 
-# Each notice of a range with its request, and its subject where it has only one.
+# Each notice of a range with its request: its subject where that is only one, else the releases it is about.
 NOTICES = """
 select n.sequence, n.kind, r.reason, r.public_id, r.usages, n.item_count, r.received_at, n.respond_by, n.withdrawn_at,
-       t.subjects, t.subject
+       r.target_count, case when r.target_count = 1 then
+           (select s.key from removal_requesttarget t join removal_subject s on s.id = t.subject_id
+             where t.request_id = r.id) end,
+       case when n.kind = 'reinstatement' then array(
+           select o.sequence from removal_notice o join removal_removalrequest x on x.id = o.request_id
+            where o.stream_id = n.stream_id and o.epoch = n.epoch and o.sequence < n.sequence
+              and x.ended_by_id = n.request_id order by o.sequence) end,
+       case when r.target_count <> 1 then array(
+           select l.name from removal_release l
+            where l.id in (select d.release_id from removal_disclosure d where d.id = any(n.disclosures))
+            order by l.id) end
   from removal_notice n
   join removal_removalrequest r on r.id = n.request_id
-  cross join lateral (
-      select count(*) subjects, min(s.key) subject
-        from removal_requesttarget t join removal_subject s on s.id = t.subject_id
-       where t.request_id = r.id) t
  where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
  order by n.sequence
 """
 
-# What each notice's releases hold of its targets: item lists only where they are short enough to stand in the message.
+# What each release holds of a notice's one subject: item lists only where they are short enough for the message.
 HELD = """
 select n.sequence, l.name, sum(x.item_count)::bigint,
        case when n.item_count <= %(inline)s and count(*) = 1 then min(x.items) end
   from removal_notice n
   join lateral (select distinct l.id, l.name from removal_disclosure d join removal_release l on l.id = d.release_id
                  where d.id = any(n.disclosures)) l on true
+  join removal_removalrequest r on r.id = n.request_id and r.target_count = 1
   join removal_requesttarget t on t.request_id = n.request_id
   join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = l.id
   cross join lateral (
@@ -111,7 +120,8 @@ def read_notices(*, stream_id: int, epoch: int, first: int, last: int) -> list[N
 
 
 def _notice(row: tuple, held: list[Held]) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
-    sequence, kind, reason, request, usages, items, received_at, respond_by, withdrawn_at, subjects, subject = row
+    sequence, kind, reason, request, usages, items, received_at, respond_by, withdrawn_at = row[:9]
+    subjects, subject, undoes, releases = row[9:]
     notice = Notice(sequence=sequence, kind=kind, request=request, items_total=items)
     if withdrawn_at:
         notice["items_total"] = 0
@@ -119,16 +129,20 @@ def _notice(row: tuple, held: list[Held]) -> Notice:  # type: ignore[type-arg]  
         return notice
     notice["reason"] = reason
     notice["usages"] = usages
-    if subjects == 1:
+    if undoes is not None:
+        notice["subject"] = subject
+        notice["undoes"] = undoes
+    elif subjects == 1:
         notice["subject"] = subject
         notice["held"] = held
         if not all("items" in part for part in held) or _size(held) > MAX_INLINE_BYTES:
             notice["held"] = [Held(release=part["release"], items_total=part["items_total"]) for part in held]
             notice["items_url"] = items_url(sequence)
     else:
-        notice["subjects_total"] = subjects
-        notice["releases"] = [part["release"] for part in held]
-        notice["items_url"] = items_url(sequence)
+        notice["releases"] = releases
+        if subjects:  # an offboarding is about all of the releases: there is no list to fetch
+            notice["subjects_total"] = subjects
+            notice["items_url"] = items_url(sequence)
     notice["received_at"] = as_time(received_at)
     notice["respond_by"] = as_time(respond_by)
     return notice

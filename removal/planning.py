@@ -7,18 +7,26 @@ must be younger than the lock, or pairs are lost (docs/decisions/0003-one-planne
 
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from django.conf import settings
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
+from django.utils import timezone
 
 from removal.transactions import whole_step
 
 log = structlog.get_logger()
 
+# An offboarded partner has this long to remove everything.
+OFFBOARDING_BUSINESS_DAYS = 10
+
 LOCK = 0x52454D4F  # "REMO": the planner's advisory lock, for it and for whoever must not run beside it
+
+# Requests about more subjects than this are matched in pieces (removal.large), so that a round stays short.
+LARGE = 10_000
 
 MATCH_NEW = """
 -- (request, disclosure, entry) whose later member is in this round: new requests with all disclosures …
@@ -45,23 +53,38 @@ select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subjec
   join removal_requesttarget t on t.request_id = r.id
   join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or m.items && t.items)
   join planned_disclosure d on d.release_id = m.release_id
- where {covers}
+ where {covers} and not r.is_matching
    and not exists (select from removal_notice n
                     where n.request_id = r.id and n.stream_id = d.partner_id and d.id = any(n.disclosures))
 """
 
-# Whether a request is about what a disclosure handed over.
-COVERS = """(r.release_ids is null or m.release_id = any(r.release_ids))
+# Whether a request is about what a disclosure handed over. A reinstatement asks for no removal.
+COVERS = """r.kind <> 'reinstatement'
+   and (r.release_ids is null or m.release_id = any(r.release_ids))
    and (r.usages @> '{all}' or d.usages @> '{all}' or r.usages && d.usages)
    and (r.ended_at is null or d.disclosed_at <= r.ended_at)"""
 
-PLAN = """
-with
--- rounds only have to grow; a gap after a rollback means nothing
+# An offboarding has no targets: it is about each handover to its partner as a whole.
+OFFBOARD_NEW = """
+select r.id request_id, d.id disclosure_id, d.partner_id, d.release_id
+  from new_request r
+  join (select * from planned_disclosure union all select * from new_disclosure) d on d.partner_id = r.partner_id
+union all
+select r.id, d.id, d.partner_id, d.release_id
+  from planned_request r join new_disclosure d on d.partner_id = r.partner_id
+"""
+OFFBOARD_MISSED = """
+select r.id request_id, d.id disclosure_id, d.partner_id, d.release_id
+  from planned_request r join planned_disclosure d on d.partner_id = r.partner_id
+ where not exists (select from removal_notice n where n.request_id = r.id and d.id = any(n.disclosures))
+"""
+
+# What a round is about. Rounds only have to grow; a gap after a rollback means nothing.
+ROUND = """
 this as materialized (select nextval('removal_planner_round') as round),
 new_request as materialized (
-    select id, usages, release_ids, ended_at from removal_removalrequest
-     where round is null and repeats_id is null and withdrawn_at is null
+    select id, kind, usages, release_ids, partner_id, ended_at, is_matching from removal_removalrequest
+     where round is null and repeats_id is null and withdrawn_at is null and target_count <= %(large)s
      order by id limit %(limit)s for no key update skip locked),
 new_disclosure as materialized (
     select id, release_id, partner_id, usages, disclosed_at from removal_disclosure d
@@ -71,21 +94,55 @@ planned_disclosure as (
     select d.id, d.release_id, d.partner_id, d.usages, d.disclosed_at
       from removal_disclosure d join removal_planneddisclosure p on p.disclosure_id = d.id),
 planned_request as (
-    select id, usages, release_ids, ended_at from removal_removalrequest
+    select id, kind, usages, release_ids, partner_id, ended_at, is_matching from removal_removalrequest
      where round is not null and withdrawn_at is null),
+"""
+
+# From pairs to one notice for each (request, partner), with its distinct items.
+TELL = """
 member as materialized ({match}),
--- one notice for each (request, partner)
-told as (
+offboarded as materialized ({offboard}),
+paired as (
     select request_id, partner_id, array_agg(distinct disclosure_id order by disclosure_id) disclosures
-      from member group by 1, 2),
--- its distinct items: a release handed over twice, or an item in several releases, counts once
+      from (select request_id, partner_id, disclosure_id from member
+            union all select request_id, partner_id, disclosure_id from offboarded) x
+     group by 1, 2),
 counted as (
+    -- a release handed over twice, or an item in several releases, counts once …
     select x.request_id, x.partner_id, count(distinct (x.subject_id, i.item)) items
       from (select distinct request_id, partner_id, release_id, subject_id, items from member) x
       join removal_manifestentry m on m.subject_id = x.subject_id and m.release_id = x.release_id
       cross join unnest(m.items) i(item)
      where x.items is null or i.item = any(x.items)
+     group by 1, 2
+    union all
+    -- … but for an offboarding, which is about whole releases, their counts are added up
+    select x.request_id, x.partner_id, sum(l.item_count)
+      from (select distinct request_id, partner_id, release_id from offboarded) x
+      join removal_release l on l.id = x.release_id
      group by 1, 2),
+removed as materialized (
+    select request_id, partner_id, disclosures, items from paired join counted using (request_id, partner_id)),
+undone as (
+    -- a reinstatement is told to every partner that was, or in this very round is, told of what it undoes …
+    select r.id request_id, w.partner_id
+      from new_request r
+      join removal_removalrequest o on o.ended_by_id = r.id
+      cross join lateral (select n.stream_id partner_id from removal_notice n where n.request_id = o.id
+                          union select x.partner_id from removed x where x.request_id = o.id) w
+    union
+    -- … and again behind a late notice of a wish that it ended
+    select e.id, x.partner_id
+      from removed x
+      join removal_removalrequest o on o.id = x.request_id
+      join removal_removalrequest e on e.id = o.ended_by_id and e.round is not null),
+told as materialized (
+    select request_id, partner_id, disclosures, items from removed
+    union all select request_id, partner_id, '{{}}', 0 from undone),
+"""
+
+# Number what is told at the end of each stream, and mark both sides as planned: one transaction, or nothing.
+NUMBER = """
 needed as materialized (select partner_id, count(*) notices from told group by 1),
 -- streams are locked in order of partner, as everywhere
 locked as materialized (
@@ -95,10 +152,10 @@ numbered as (
     insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round,
                                 planned_at, respond_by, handling)
     select t.partner_id, l.epoch, l.head + row_number() over (partition by t.partner_id order by t.request_id),
-           t.request_id, r.kind, t.disclosures, c.items, this.round, clock_timestamp(),
-           clock_timestamp() + %(respond_within)s, 'none'
+           t.request_id, r.kind, t.disclosures, t.items, this.round, clock_timestamp(),
+           case r.kind when 'offboarding' then %(offboarded_by)s::timestamptz
+                       else clock_timestamp() + %(respond_within)s end, 'none'
       from told t
-      join counted c using (request_id, partner_id)
       join locked l on l.partner_id = t.partner_id
       join removal_removalrequest r on r.id = t.request_id
       cross join this
@@ -108,7 +165,7 @@ heads as (
     returning s.partner_id, s.head - n.notices + 1 first, s.head last),
 matched as (
     update removal_removalrequest q
-       set round = this.round,
+       set round = this.round, is_matching = false,
            state = case when t.request_id is null then 'closed' else 'planned' end,
            outcome = case when t.request_id is null then 'nothing_disclosed' else '' end,
            closed_at = case when t.request_id is null then clock_timestamp() end
@@ -125,7 +182,7 @@ marked as (
 summary as (
     select (select round from this) round, (select count(*) from matched) requests,
            (select count(*) from marked) disclosures, (select count(*) from numbered) notices,
-           coalesce((select array_agg(partner_id) from heads), '{{}}') partner_ids),
+           coalesce((select array_agg(partner_id) from heads), '{}') partner_ids),
 logged as (
     insert into removal_logentry (actor, action, about)
     select 'planner', %(action)s, jsonb_build_object(
@@ -137,8 +194,14 @@ logged as (
 select requests, disclosures, notices, partner_ids, (select count(*) from logged) from summary
 """
 
-PLAN_NEW = PLAN.format(match=MATCH_NEW.format(covers=COVERS))
-PLAN_MISSED = PLAN.format(match=MATCH_MISSED.format(covers=COVERS))
+
+def statement(*, match: str, offboard: str) -> str:
+    """Put a planning statement together from how pairs are found."""
+    return "with" + ROUND + TELL.format(match=match.format(covers=COVERS), offboard=offboard) + NUMBER
+
+
+PLAN_NEW = statement(match=MATCH_NEW, offboard=OFFBOARD_NEW)
+PLAN_MISSED = statement(match=MATCH_MISSED, offboard=OFFBOARD_MISSED)
 
 
 @dataclass(frozen=True)
@@ -192,17 +255,41 @@ def reconcile() -> Round | None:
     return found
 
 
-def _run(statement: str, *, action: str, limit: int) -> Round | None:
+def _run(planning: str, *, action: str, limit: int) -> Round | None:
     with connection.cursor() as cursor:
-        # A statement of its own, before the planning statement: see the module's docstring.
-        cursor.execute("select pg_try_advisory_xact_lock(%s)", [LOCK])
-        if not cursor.fetchone()[0]:
+        if not try_lock(cursor):
             return None
-        parameters: dict[str, Any] = {
-            "limit": limit,
-            "action": action,
-            "respond_within": settings.NOTICE_RESPOND_WITHIN,
-        }
-        cursor.execute(statement, parameters)
-        requests, disclosures, notices, partner_ids, _ = cursor.fetchone()
+        return run(cursor, planning, action=action, limit=limit)
+
+
+def try_lock(cursor: CursorWrapper) -> bool:
+    """Become the planner until the transaction ends, if nobody else is.
+
+    A statement of its own, before the planning statement: see the module's docstring.
+    """
+    cursor.execute("select pg_try_advisory_xact_lock(%s)", [LOCK])
+    return bool(cursor.fetchone()[0])
+
+
+def run(cursor: CursorWrapper, planning: str, *, action: str, limit: int = 0, **more: Any) -> Round:
+    """Run a planning statement that ends with NUMBER. Needs the planner's lock."""
+    parameters: dict[str, Any] = {
+        "limit": limit,
+        "large": LARGE,
+        "action": action,
+        "respond_within": settings.NOTICE_RESPOND_WITHIN,
+        "offboarded_by": business_days_after(timezone.now(), OFFBOARDING_BUSINESS_DAYS),
+        **more,
+    }
+    cursor.execute(planning, parameters)
+    requests, disclosures, notices, partner_ids, _ = cursor.fetchone()
     return Round(requests, disclosures, notices, tuple(partner_ids))
+
+
+def business_days_after(moment: datetime, days: int) -> datetime:
+    """Count business days from ``moment``, Monday to Friday, without holidays."""
+    while days:
+        moment += timedelta(days=1)
+        if moment.weekday() < 5:
+            days -= 1
+    return moment

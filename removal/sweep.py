@@ -14,7 +14,7 @@ import structlog
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from removal import delivery, planning
+from removal import delivery, large, planning
 
 log = structlog.get_logger()
 
@@ -51,6 +51,7 @@ class Sweeper:
         """Do one turn. Sending goes on in the pool when this returns."""
         delivery.reap()
         planning.plan(budget=self.interval)
+        large.advance(budget=self.interval)
         self.draining = {partner: future for partner, future in self.draining.items() if not future.done()}
         for partner_id in delivery.due_partners():
             if partner_id not in self.draining:

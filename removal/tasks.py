@@ -3,13 +3,16 @@
 from celery import shared_task
 from django.conf import settings
 
-from removal import delivery, hints, planning
+from removal import delivery, hints, large, planning
 
 
 @shared_task(name="removal.tasks.plan", ignore_result=True)
 def plan(**_newer: object) -> None:
     """Match what is new, and hint at each stream that grew."""
     for partner_id in planning.plan(budget=settings.DRAIN_BUDGET):
+        hints.hint_stream(partner_id=partner_id)
+    # Only now, since it may take long: what was planned above is on its way by then.
+    for partner_id in large.advance(budget=settings.DRAIN_BUDGET):
         hints.hint_stream(partner_id=partner_id)
 
 

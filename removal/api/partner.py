@@ -13,13 +13,13 @@ from ninja import Query, Router, Status
 
 from partners.encryption import fernet
 from removal import acknowledgement, reports
-from removal.acknowledgement import Refusal, Statement
 from removal.api import schemas
 from removal.api.auth import KeyRequest, PartnerKey, partner_id
 from removal.api.problems import FieldError, Problem, check_parameters, field_errors, invalid_fields
 from removal.api.streams import NDJSON, LengthNeeded, as_ndjson, has_untold_length, open_body
 from removal.manifests import MAX_LINE_BYTES, Unreadable, read_json, split_lines
 from removal.payload import items_url
+from removal.statements import Refusal, Statement
 
 router = Router(auth=PartnerKey(), tags=["partners"])
 

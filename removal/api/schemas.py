@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from removal import acknowledgement, intake, payload
+from removal import intake, payload, statements
 from removal.manifests import check_key, check_text
 from removal.models import Release, RemovalRequest
 from removal.models.ledger import NAME_PATTERN
@@ -70,7 +70,7 @@ Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Usage = Annotated[str, AfterValidator(_one_of(USAGES)), _enum(USAGES)]
 Reason = Annotated[str, AfterValidator(_one_of(RemovalRequest.Reason.values)), _enum(RemovalRequest.Reason.values)]
-Outcome = Annotated[str, AfterValidator(_one_of(acknowledgement.OUTCOMES)), _enum(acknowledgement.OUTCOMES)]
+Outcome = Annotated[str, AfterValidator(_one_of(statements.OUTCOMES)), _enum(statements.OUTCOMES)]
 Claim = Annotated[str, AfterValidator(_one_of(CLAIMS)), _enum(CLAIMS)]
 State = Literal["received", "planned", "closed"]
 
@@ -159,7 +159,7 @@ class AcknowledgementLine(Said):
     sequence: Number | None = None
     through: Number | None = None
     status: Literal["received", "in_progress", "completed", "partially_completed", "rejected"]
-    reason: Word = Field("", json_schema_extra={"enum": list(acknowledgement.REASONS)})
+    reason: Word = Field("", json_schema_extra={"enum": list(statements.REASONS)})
     detail: Prose = ""
     completed_at: Time | None = None
     outcomes: dict[Outcome, Count] = Field({}, description="How many items ended how. They sum to items_total.")
@@ -173,8 +173,8 @@ class AcknowledgementLine(Said):
             raise ValueError("Name either a sequence or a through.")
         return self
 
-    def as_statement(self, *, text: str) -> acknowledgement.Statement:
-        return acknowledgement.Statement(
+    def as_statement(self, *, text: str) -> statements.Statement:
+        return statements.Statement(
             status=self.status,
             text=text,
             sequence=self.sequence,

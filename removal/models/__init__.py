@@ -1,14 +1,15 @@
 """The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence."""
 
 from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry
-from removal.models.ledger import Dataset, Disclosure, ManifestEntry, PlannedDisclosure, Release
-from removal.models.requests import RemovalRequest, RequestTarget
+from removal.models.ledger import Alarm, Dataset, Disclosure, ManifestEntry, ManifestPart, PlannedDisclosure, Release
+from removal.models.requests import MatchedPiece, RemovalRequest, RequestTarget
 from removal.models.streams import Attempt, Delivery, DeliveryBody, Incident, Notice, Stream
 from removal.models.subjects import Preference, Subject
 
 __all__ = [
     "Acknowledgement",
     "AcknowledgementText",
+    "Alarm",
     "Attempt",
     "Dataset",
     "Delivery",
@@ -17,6 +18,8 @@ __all__ = [
     "Incident",
     "LogEntry",
     "ManifestEntry",
+    "ManifestPart",
+    "MatchedPiece",
     "Notice",
     "PlannedDisclosure",
     "Preference",

@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import CheckConstraint, Q, UniqueConstraint
 from django.db.models.functions import Now
 
-from partners.models import Partner
+from partners.models import Partner, all_usages
 from removal.models.subjects import Subject
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # it stands in URLs
@@ -35,6 +35,9 @@ class Release(models.Model):
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="releases")
     name = models.CharField(max_length=100, unique=True, validators=[name_validator])
     source = models.CharField(max_length=200, blank=True, help_text="Where its content was taken from.")
+    usages = ArrayField(
+        models.TextField(), default=all_usages, help_text="What it is made for; the gate asks for these."
+    )
     state = models.CharField(max_length=10, choices=State, default=State.BUILDING)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     sealed_at = models.DateTimeField(null=True, blank=True)
@@ -69,7 +72,7 @@ class Release(models.Model):
 
 
 class ManifestEntry(models.Model):
-    """A subject's items in a release. Hash-partitioned by subject, so that a request reads one partition.
+    """A subject's items in a release, and the part of the upload it came in. Hash-partitioned by subject, so that a request reads one partition.
 
     Loaded set-based from a staging table whose join makes the references right; so no foreign-key check per row.
     """
@@ -79,9 +82,51 @@ class ManifestEntry(models.Model):
     release = models.ForeignKey(Release, models.PROTECT, db_constraint=False, related_name="entries")
     items = ArrayField(models.TextField())
     item_count = models.IntegerField()
+    part = models.IntegerField(default=0)
 
     def __str__(self) -> str:
         return f"subject {self.subject_id} in release {self.release_id}"
+
+
+class ManifestPart(models.Model):
+    """One part of a manifest that is uploaded in parts. Sent again with the same digest, it changes nothing."""
+
+    release = models.ForeignKey(Release, models.PROTECT, related_name="parts", db_index=False)
+    number = models.PositiveIntegerField()
+    digest = models.BinaryField(max_length=32, help_text="SHA-256 of its bytes as they came.")
+    subject_count = models.BigIntegerField()
+    item_count = models.BigIntegerField()
+    recorded_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [
+            UniqueConstraint(fields=["release", "number"], name="a_part_is_kept_once"),
+            CheckConstraint(condition=Q(number__gte=1), name="parts_are_counted_from_1"),
+        ]
+
+    def __str__(self) -> str:
+        return f"part {self.number} of release {self.release_id}"
+
+
+class Alarm(models.Model):
+    """Content that was removed has come back in the candidates for a release. It was kept out; find its feed."""
+
+    release = models.ForeignKey(Release, models.PROTECT, related_name="alarms")
+    request = models.ForeignKey("RemovalRequest", models.PROTECT, related_name="alarms")
+    subject = models.ForeignKey(Subject, models.PROTECT, related_name="+")
+    feed = models.CharField(max_length=200, help_text="Where the candidates came from.")
+    items = models.BigIntegerField(help_text="How many items of it came back.")
+    raised_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [
+            UniqueConstraint(
+                fields=["release", "request", "subject", "feed"], name="an_alarm_is_raised_once_per_release_and_feed"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"alarm {self.pk}"
 
 
 class Disclosure(models.Model):

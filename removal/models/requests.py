@@ -63,12 +63,20 @@ class RemovalRequest(models.Model):
     idempotency_key = models.CharField(max_length=255)
     body_digest = models.BinaryField(max_length=32, help_text="SHA-256 of the wish, to tell a repeat from another.")
     release_ids = ArrayField(models.BigIntegerField(), null=True, blank=True, help_text="Only these; null: all.")
+    target_count = models.BigIntegerField(
+        default=1, db_default=1, help_text="How many subjects it is about; 0 for an offboarding."
+    )
     partner = models.ForeignKey(Partner, models.PROTECT, null=True, blank=True, help_text="Offboarding only.")
 
     state = models.CharField(max_length=10, choices=State, default=State.RECEIVED)
     outcome = models.CharField(max_length=20, choices=Outcome, blank=True)
     closed_at = models.DateTimeField(null=True, blank=True)
     round = models.BigIntegerField(null=True, blank=True, help_text="The planner round that matched it.")
+    is_matching = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="It is large: its round is given, and its targets are being matched in pieces.",
+    )
     repeats = models.ForeignKey(
         "self", models.PROTECT, null=True, blank=True, related_name="repeated_by",
         help_text="An earlier opt-out already says all of this; that one is told to partners.",
@@ -121,3 +129,25 @@ class RequestTarget(models.Model):
 
     def __str__(self) -> str:
         return f"request {self.request_id} about subject {self.subject_id}"
+
+
+class MatchedPiece(models.Model):
+    """What the planner found for one partner in one piece of a large request's targets, until it is numbered."""
+
+    request = models.ForeignKey(RemovalRequest, models.PROTECT, related_name="pieces", db_index=False)
+    last_subject_id = models.BigIntegerField(help_text="The piece ends with this target.")
+    partner = models.ForeignKey(Partner, models.PROTECT, null=True, related_name="+")
+    disclosures = ArrayField(models.BigIntegerField())
+    item_count = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            UniqueConstraint(
+                fields=["request", "last_subject_id", "partner"],
+                nulls_distinct=False,
+                name="a_piece_is_matched_once_per_partner",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"piece of request {self.request_id} up to {self.last_subject_id}"

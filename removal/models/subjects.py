@@ -25,7 +25,11 @@ class Subject(models.Model):
 
 
 class Preference(models.Model):
-    """What a subject said about one usage, from when until when. The open row (no ``valid_to``) is in force."""
+    """What one source says a subject allows for one usage, from when until when.
+
+    The open row (no ``valid_to``) is in force. Each source has its own, so that none hides what another said;
+    ``removal.preferences`` says which prevails.
+    """
 
     class Value(models.TextChoices):
         ALLOW = "allow", "allow"
@@ -36,6 +40,7 @@ class Preference(models.Model):
         INHERITED = "inherited", "inherited"  # from the account to its sites
         CONTAINER_STATE = "container_state", "container state"  # private, suspended, deleted
         GPC = "gpc", "Global Privacy Control"
+        REGISTRY = "registry", "registry"
         IMPORT = "import", "import"
 
     subject = models.ForeignKey(Subject, models.PROTECT, related_name="preferences", db_index=False)
@@ -49,9 +54,9 @@ class Preference(models.Model):
     class Meta:
         constraints = [
             UniqueConstraint(
-                fields=["subject", "usage"],
+                fields=["subject", "usage", "source"],
                 condition=Q(valid_to__isnull=True),
-                name="one_preference_is_in_force_per_subject_and_usage",
+                name="one_preference_is_in_force_per_subject_usage_and_source",
             ),
             CheckConstraint(condition=Q(value__in=["allow", "disallow"]), name="a_preference_allows_or_disallows"),
         ]

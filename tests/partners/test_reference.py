@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from partners import reference, signing
+from partners import signing
+from partners.reference.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 20
@@ -716,7 +717,7 @@ def test_a_bad_option_is_named_and_no_secret_is_shown(
     Path("broken.ndjson").write_text('{"subject": "site:1", "items": ["post:1"]}\n{"subject": "site:1"}\n' * 100)
 
     with pytest.raises(SystemExit) as caught:
-        reference.main(options)
+        main(options)
 
     assert caught.value.code == 2
     errors = capsys.readouterr().err
@@ -731,13 +732,13 @@ def test_a_bad_secret_in_the_environment_is_named_and_not_shown(
     monkeypatch.setenv("REFERENCE_SECRET", f"{SECRET.to_text()} whsec_hunter2!")
 
     with pytest.raises(SystemExit):
-        reference.main(SPEAKING)
+        main(SPEAKING)
 
     assert "REFERENCE_SECRET: this whsec_ key is not base64" in capsys.readouterr().err
 
 
 def test_it_needs_neither_django_nor_any_other_library_of_the_service() -> None:
-    code = "import sys, partners.reference; print(sorted({'celery', 'django', 'requests'} & set(sys.modules)))"
+    code = "import sys, partners.reference.__main__; print(sorted({'celery', 'django', 'requests'} & set(sys.modules)))"
 
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 

@@ -702,14 +702,3 @@ def test_no_nonsense_in_retry_after_raises() -> None:
     for _ in range(2000):
         wait = webhook.parse_retry_after("".join(chance.choices(pieces, k=chance.randint(0, 9))), now=NOW)
         assert wait is None or timedelta(0) <= wait <= DAY
-
-
-@pytest.mark.parametrize("version", ["1.26.20", "2.0.7", "2.6.3"])
-def test_an_old_urllib3_is_refused(version: str) -> None:
-    with pytest.raises(ImportError):
-        webhook.require_safe_urllib3(version)
-
-
-@pytest.mark.parametrize("version", ["2.7.0", "2.8.0", "2.10.1", "3.0"])
-def test_a_safe_urllib3_is_accepted(version: str) -> None:
-    webhook.require_safe_urllib3(version)

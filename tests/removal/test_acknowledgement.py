@@ -1,6 +1,7 @@
 """The partner's word: forward only, line by line, its own numbers only."""
 
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +11,8 @@ from django.db import connection
 from partners.models import Partner
 from partners.webhook import Refused
 from removal import acknowledgement, delivery, planning
-from removal.acknowledgement import Answer, Statement
 from removal.models import Acknowledgement, Delivery, Notice, RemovalRequest, Stream
+from removal.statements import Answer, Statement
 from removal.verdict import judge
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 
@@ -137,6 +138,17 @@ def test_outcomes_add_up_to_the_notices_items(partner: Partner) -> None:
     assert handlings() == ["none", "none", "partially_completed"]
 
 
+def test_an_outcome_of_no_items_is_not_held_against_completed(partner: Partner) -> None:
+    tell(partner, notices=2)
+    answer = say(
+        partner,
+        {"sequence": 1, "status": "completed", "outcomes": {"removed": 2, "exempt": 0, "cannot_comply": 0}},
+        {"sequence": 2, "status": "completed", "outcomes": {"exempt": 0}},
+    )
+    assert codes(answer) == [(2, "outcomes_do_not_add_up")]
+    assert handlings() == ["completed", "none"]
+
+
 def test_unknown_numbers_and_numbers_not_yet_sent_are_refused(partner: Partner) -> None:
     tell(partner, notices=2, sent=False)
     answer = say(
@@ -216,6 +228,20 @@ def test_an_answer_before_our_post_returns_is_not_undone(partner: Partner) -> No
     assert handlings() == ["completed"]
     assert delivery.claim_due(partner_id=partner.pk) == []
     assert list(Delivery.objects.values_list("state", "delivered_by")) == [("delivered", "acknowledged")]
+
+
+def test_a_block_ends_with_so_much_text(partner: Partner) -> None:
+    tell(partner, notices=4)
+    written = []
+
+    def lines() -> Iterator[Statement]:
+        for number in range(1, 5):
+            written.append(Acknowledgement.objects.count())
+            yield Statement(status="received", text="ä" * (2 << 20), sequence=number)  # 4 MiB in UTF-8
+
+    acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_test", statements=lines())
+    assert written == [0, 0, 2, 2]
+    assert handlings() == ["received"] * 4
 
 
 def test_fifty_equal_answers_at_once_are_one(partner: Partner) -> None:

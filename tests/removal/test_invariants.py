@@ -15,8 +15,9 @@ from pytest_django import Settings
 
 from partners.models import Partner
 from removal import delivery, intake, invariants, planning
-from removal.acknowledgement import Statement, acknowledge
+from removal.acknowledgement import acknowledge
 from removal.models import Delivery, Stream
+from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Received, Reply, listening
 

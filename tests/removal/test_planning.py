@@ -5,10 +5,12 @@ from datetime import timedelta
 import psycopg
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from partners.models import Partner
 from removal import acknowledgement, delivery, planning
 from removal.models import LogEntry, Notice, RemovalRequest, Stream
+from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -17,7 +19,7 @@ BUDGET = timedelta(seconds=5)
 
 
 def complete(partner: Partner, sequence: int) -> None:
-    said = acknowledgement.Statement(status="completed", text="{}", sequence=sequence)
+    said = Statement(status="completed", text="{}", sequence=sequence)
     acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_test", statements=[said])
 
 
@@ -173,7 +175,14 @@ def test_a_planner_that_dies_in_the_middle_leaves_nothing() -> None:
     record(make_wish("site:1"))
     with psycopg.connect(**connection.get_connection_params()) as dying:
         dying.execute("select pg_try_advisory_xact_lock(%s)", [planning.LOCK])
-        dying.execute(planning.PLAN_NEW, {"limit": 10, "action": "planned", "respond_within": timedelta(days=30)})
+        parameters = {
+            "limit": 10,
+            "large": planning.LARGE,
+            "action": "planned",
+            "respond_within": timedelta(days=30),
+            "offboarded_by": timezone.now(),
+        }
+        dying.execute(planning.PLAN_NEW, parameters)
         with connection.cursor() as cursor:
             cursor.execute("select pg_terminate_backend(%s)", [dying.info.backend_pid])
         dying.close()

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from partners.webhook import Delivered, Outcome, Reason, Refused, Unreachable
+from partners.connection import Reason
+from partners.webhook import Delivered, Outcome, Refused, Unreachable
 from removal.verdict import Verdict, judge
 
 QUICK = timedelta(milliseconds=10)

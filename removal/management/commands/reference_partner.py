@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from partners import reference
+from partners.reference.__main__ import main
 
 
 class Command(BaseCommand):
@@ -13,7 +13,7 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Pass the options on as they are: Django's own mean nothing to a partner."""
-        reference.main(argv[2:])
+        main(argv[2:])
 
     def handle(self, *args: Any, **_: Any) -> None:
-        reference.main(list(args))
+        main(list(args))

@@ -14,6 +14,7 @@ from partners.admin import ReadOnlyAdmin
 from partners.models import Partner
 from removal import acknowledgement, delivery, planning
 from removal.models import Delivery, RemovalRequest
+from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Reply, Script, listening
 
@@ -47,7 +48,7 @@ def send(partner: Partner) -> None:
 
 def say(partner: Partner, sequence: int, status: str, **said: Any) -> None:
     text = said.pop("text", json.dumps({"sequence": sequence, "status": status}))
-    statement = acknowledgement.Statement(status=status, text=text, sequence=sequence, **said)
+    statement = Statement(status=status, text=text, sequence=sequence, **said)
     acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_prefix", statements=[statement])
 
 

@@ -14,6 +14,7 @@ from partners.models import Partner
 from removal import acknowledgement, intake, planning
 from removal.models import Notice, RemovalRequest
 from removal.partnerships import set_paused
+from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Receiver, Reply, listening
 from tests.removal.admin.story import BUDGET, list_url, owe, page_url, say, send, tell
@@ -87,7 +88,7 @@ def test_a_receipt_by_watermark_is_shown_as_received(desk: Client) -> None:
         partner = partner_at(receiver, "acme")
         request = owe(partner)
         send(partner)
-    through = acknowledgement.Statement(status="received", text="{}", through=1)
+    through = Statement(status="received", text="{}", through=1)
     acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_prefix", statements=[through])
     [line] = table(read(desk, request), "partners")
     assert line[6] == "received"

@@ -1,0 +1,76 @@
+"""Promises 5 and 7: what is sent is on record, and never stuck."""
+
+from removal.invariants.invariant import Invariant
+
+INVARIANTS = (
+    # --- 5: a message is sent only with a lease recorded before, and its outcome is known or marked unknown ---
+    Invariant(
+        "every_attempt_is_counted",
+        5,
+        """
+        select count(*)
+          from removal_delivery d
+          left join (select delivery_id, count(*) tries from removal_attempt group by 1) a on a.delivery_id = d.id
+         where d.attempts <> coalesce(a.tries, 0)
+        """,
+    ),
+    Invariant(
+        "nothing_is_sent_twice_under_one_fence",
+        5,
+        """
+        select count(*) from (
+            select from removal_attempt group by delivery_id, number having count(*) > 1) doubled
+        """,
+    ),
+    Invariant(
+        "a_message_under_way_has_one_open_attempt",
+        5,
+        """
+        select count(*) from removal_delivery d
+         where d.state = 'sending'
+           and (select count(*) from removal_attempt a
+                 where a.delivery_id = d.id and a.number = d.fence and a.finished_at is null) <> 1
+        """,
+    ),
+    Invariant(
+        "only_a_message_under_way_has_an_open_attempt",
+        5,
+        """
+        select count(*) from removal_attempt a join removal_delivery d on d.id = a.delivery_id
+         where a.finished_at is null and (d.state <> 'sending' or a.number <> d.fence)
+        """,
+    ),
+    Invariant(
+        "a_message_delivered_by_its_response_got_a_2xx",
+        5,
+        """
+        select count(*) from removal_delivery d
+         where d.delivered_by = 'response'
+           and not exists (select from removal_attempt a
+                            where a.delivery_id = d.id and a.outcome = 'delivered' and a.status between 200 and 299)
+        """,
+    ),
+    Invariant(
+        "a_message_ended_by_answers_has_one_for_each_number",
+        5,
+        """
+        select count(*)
+          from removal_delivery d
+          join removal_stream s on s.partner_id = d.stream_id and s.epoch = d.epoch
+         where d.delivered_by = 'acknowledged'
+           and exists (select from removal_notice n
+                        where n.stream_id = d.stream_id and n.epoch = d.epoch
+                          and n.sequence between d.first_sequence and d.last_sequence
+                          and n.handling = 'none' and n.sequence > s.received_through)
+        """,
+    ),
+    # --- 7: losing any worker delays and never loses ---
+    Invariant(
+        "no_lease_is_long_over",
+        7,
+        """
+        select count(*) from removal_delivery
+         where state = 'sending' and lease_until < clock_timestamp() - %(long_over)s
+        """,
+    ),
+)
