@@ -42,14 +42,22 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class RefusedLine:
+    """A line that was not taken, and why."""
+
+    line: int
+    code: str
+
+
+@dataclass(frozen=True)
 class Recalled:
-    """What became of a recall: the ranges of accepted lines, and the refused ones as (line, code)."""
+    """What became of a recall: the ranges of accepted lines, and the first of the refused ones."""
 
     public_id: str
     created: bool
     accepted: Sequence[tuple[int, int]] = ()
     accepted_count: int = 0
-    refused: Sequence[tuple[int, str]] = ()
+    refused: Sequence[RefusedLine] = ()
     refused_count: int = 0
 
 
@@ -125,9 +133,9 @@ def record_recall(*, source: str, actor: str, recall: Recall, lines: Iterable[Li
         cursor.execute(COUNTS)
         accepted_count, refused_count = cursor.fetchone()
         cursor.execute(REFUSED, [LISTED])
-        refused = cursor.fetchall()
+        refused = [RefusedLine(*row) for row in cursor.fetchall()]
         if not accepted_count:
-            raise InvalidWish("body", f"No line can be taken, of {refused_count}. The first: {refused[:1]}.")
+            raise InvalidWish("body", f"None of {refused_count} lines can be taken. Line {refused[0].line}: {refused[0].code}.")
         public_id = new_ulid()
         said = {
             "public_id": public_id,

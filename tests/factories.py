@@ -1,6 +1,6 @@
 """The plainest valid rows, made through the same step functions as everyone's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -22,7 +22,7 @@ def make_partner(slug: str = "", *, url: str = "https://partner.example/removal"
     return made
 
 
-def make_release(name: str = "", *, contents: dict[str, Sequence[str]], sealed: bool = True) -> Release:
+def make_release(name: str = "", *, contents: Mapping[str, Sequence[str]], sealed: bool = True) -> Release:
     name = name or f"release-{next(_numbers)}"
     ledger.create_release(actor="test", name=name, dataset="posts", source="")
     ledger.replace_manifest(

@@ -5,7 +5,7 @@ Nothing of what was sent is repeated, here or in the log, but names of fields.
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any
@@ -190,13 +190,17 @@ def _problem_of_validation(request: HttpRequest, error: ValidationError) -> Prob
     return invalid_fields(errors, status=422 if "body" in places else 400)
 
 
-def check_parameters(request: HttpRequest, *known: str) -> None:
+def check_parameters(request: HttpRequest, *known: str, repeatable: Collection[str] = ()) -> None:
     """Refuse query parameters that are unknown or stand twice: leaving one out would answer another question."""
     errors = [
         FieldError(name, f"There is no such parameter. Known are: {', '.join(known)}.")
         for name in request.GET
         if name not in known
-    ] or [FieldError(name, "It stands twice. Keep one.") for name, values in request.GET.lists() if len(values) > 1]
+    ] or [
+        FieldError(name, "It stands twice. Keep one.")
+        for name, values in request.GET.lists()
+        if len(values) > 1 and name not in repeatable
+    ]
     if errors:
         raise invalid_fields(errors, status=400)
 

@@ -66,6 +66,7 @@ Word = Annotated[str, Field(max_length=40), AfterValidator(check_text)]
 Label = Annotated[str, Field(max_length=200), AfterValidator(check_text)]
 Prose = Annotated[str, Field(max_length=4000), AfterValidator(check_text)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Usage = Annotated[str, AfterValidator(_one_of(USAGES)), _enum(USAGES)]
@@ -98,11 +99,12 @@ class Said(BaseModel):
 
 
 class NewRequest(Said):
-    """A person's wish. ``items`` null means everything of the subject."""
+    """A wish. ``items`` null means everything of the subject. Only an offboarding names a ``partner`` instead."""
 
-    kind: Literal["opt_out", "deletion"]
+    kind: Literal["opt_out", "deletion", "reinstatement", "offboarding"]
     reason: Reason = "user_request"
-    subject: Key
+    subject: Key | None = None
+    partner: Slug | None = None
     items: Annotated[list[Key], Field(max_length=MAX_ITEMS)] | None = None
     usages: Usages = ["all"]
     received_at: Time | None = Field(None, description="When the person asked; missing means now.")
@@ -113,7 +115,8 @@ class NewRequest(Said):
         return intake.Wish(
             idempotency_key=idempotency_key,
             kind=self.kind,
-            subject=self.subject,
+            subject=self.subject or "",
+            partner=self.partner or "",
             items=None if self.items is None else tuple(self.items),
             reason=self.reason,
             usages=tuple(self.usages),
@@ -126,6 +129,13 @@ class BulkRequest(NewRequest):
     """A line of a bulk import: a wish with its own idempotency key."""
 
     idempotency_key: IdempotencyKey
+
+
+class RecallLine(Said):
+    """A subject of a recall with its items; null means all that the releases hold of it."""
+
+    subject: Key
+    items: Annotated[list[Key], Field(min_length=1)] | None = None
 
 
 class NewRelease(Said):
@@ -231,6 +241,23 @@ class BulkAnswer(Answered):
     status: Literal["created", "repeated", "conflict", "invalid"]
     id: str | None = None
     error: BulkError | None = None
+
+
+class RefusedRecallLine(Answered):
+    """A line of a recall that was not taken: ``not_in_these_releases``, ``item_not_in_these_releases`` …"""
+
+    line: int
+    code: str
+
+
+class RecalledRequest(Answered):
+    """A recall. ``accepted_lines`` are ranges [first, last]; of the refused ones, the first 1,000 are listed."""
+
+    id: str = Field(validation_alias="public_id")
+    accepted: int = Field(validation_alias="accepted_count")
+    accepted_lines: list[tuple[int, int]] = Field(validation_alias="accepted")
+    refused: int = Field(validation_alias="refused_count")
+    refused_lines: list[RefusedRecallLine] = Field(validation_alias="refused")
 
 
 class RequestSummary(Answered):

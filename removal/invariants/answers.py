@@ -82,7 +82,7 @@ INVARIANTS = (
         6,
         """
         select count(*) from removal_removalrequest r
-         where r.state = 'planned'
+         where r.state = 'planned' and not r.is_matching
            and not exists (select from removal_notice n
                             where n.request_id = r.id and n.withdrawn_at is null
                               and n.handling in ('none', 'received', 'in_progress'))

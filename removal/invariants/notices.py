@@ -13,6 +13,10 @@ select t.request_id, d.id disclosure_id
   join removal_disclosure d on d.release_id = m.release_id
    and (r.partner_id is null or d.partner_id = r.partner_id)
    and (r.usages && d.usages or 'all' = any(r.usages) or 'all' = any(d.usages))
+union all
+-- an offboarding is about everything that its partner was given
+select r.id, d.id from removal_removalrequest r join removal_disclosure d on d.partner_id = r.partner_id
+ where r.kind = 'offboarding'
 """
 
 INVARIANTS = (
@@ -30,7 +34,7 @@ INVARIANTS = (
               join removal_removalrequest r on r.id = p.request_id
               join removal_disclosure d on d.id = p.disclosure_id
               join removal_planneddisclosure planned on planned.disclosure_id = d.id
-             where r.round is not null and r.kind <> 'reinstatement' and r.withdrawn_at is null
+             where r.round is not null and not r.is_matching and r.kind <> 'reinstatement' and r.withdrawn_at is null
                and (r.ended_at is null or d.disclosed_at <= r.ended_at)
                and not exists (select from removal_notice n
                                 where n.request_id = r.id and n.stream_id = d.partner_id
@@ -76,6 +80,21 @@ INVARIANTS = (
            and not exists (select from removal_planneddisclosure planned where planned.disclosure_id = d.id)
         """,
     ),
+    # A partner that was told to remove is told, after it, when the person opted back in.
+    Invariant(
+        "every_reinstatement_is_told_last",
+        2,
+        """
+        select count(distinct e.id)
+          from removal_removalrequest e
+          join removal_removalrequest o on o.ended_by_id = e.id
+          join removal_notice n on n.request_id = o.id
+         where e.kind = 'reinstatement' and e.round is not null
+           and not exists (select from removal_notice k
+                            where k.request_id = e.id and k.stream_id = n.stream_id and k.epoch = n.epoch
+                              and k.sequence > n.sequence)
+        """,
+    ),
     # --- 9: a partner learns nothing about content it never received ---
     Invariant(
         "no_notice_names_another_partners_handover",
@@ -98,7 +117,7 @@ INVARIANTS = (
                   cross join unnest(n.disclosures) named(disclosure_id)
                   join removal_disclosure d on d.id = named.disclosure_id and d.partner_id = n.stream_id
                  where not exists (select from pair p where p.request_id = n.request_id and p.disclosure_id = d.id))
-             + (select count(*) from removal_notice where disclosures = '{}')
+             + (select count(*) from removal_notice where disclosures = '{}' and kind <> 'reinstatement')
         """.replace("<PAIR>", PAIR),
     ),
 )

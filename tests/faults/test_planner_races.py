@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -25,18 +26,23 @@ PLANNERS = 2
 
 
 def one_step(chance: random.Random, partners: list[Partner], releases: list[Release]) -> None:
-    """Do one thing of a platform's day: somebody opts out, deletes, withdraws, or a release is handed over."""
+    """Do one thing of a platform's day: a wish, its withdrawal, its undoing, or the handover of a release."""
     subject = chance.choice(SUBJECTS)
     usages = chance.choice([("all",), ("train-ai",), ("search",)])
     thing = chance.random()
     if thing < 0.4:
         disclose(chance.choice(releases), chance.choice(partners), usages=usages)
         return
-    opt_out, deletion = make_wish(subject, usages=usages), make_wish(subject, kind="deletion", items=("post:1",))
-    wish = opt_out if thing < 0.8 else deletion
+    if thing < 0.7:
+        wish = make_wish(subject, usages=usages)
+    elif thing < 0.85:
+        wish = make_wish(subject, kind="reinstatement")
+    else:
+        wish = make_wish(subject, kind="deletion", items=("post:1",))
     recorded = intake.record_request(source="blogs", actor="test", wish=wish, now=timezone.now())
-    if chance.random() < 0.2:
-        intake.withdraw_request(source="blogs", actor="test", public_id=recorded.public_id)
+    if wish.kind != "reinstatement" and chance.random() < 0.2:
+        with suppress(intake.CannotWithdraw):  # a reinstatement was quicker
+            intake.withdraw_request(source="blogs", actor="test", public_id=recorded.public_id)
 
 
 def run_at_once(*actions: Callable[[], None]) -> None:

@@ -139,6 +139,16 @@ DAMAGE = [
               set state = 'closed', outcome = 'withdrawn', closed_at = now(), withdrawn_at = now() where id = %(last)s;
            update removal_notice set withdrawn_at = now() where request_id = %(last)s and stream_id = %(acme)s""",
     ),
+    (  # the wish was ended by a reinstatement that its holders were never told of
+        "every_reinstatement_is_told_last",
+        """with back as (
+               insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at, respond_by,
+                   source, idempotency_key, body_digest, state, outcome, closed_at, round)
+               values ('back', 'reinstatement', 'user_request', '{all}', '', now(), now(), 'blogs', 'back', '', 'closed',
+                   'nothing_disclosed', now(), 1) returning id)
+           update removal_removalrequest set ended_at = now(), ended_by_id = back.id from back
+            where removal_removalrequest.id = %(under_way)s""",
+    ),
     (
         "no_request_waits_unplanned",
         """update removal_removalrequest

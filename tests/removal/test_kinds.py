@@ -1,6 +1,6 @@
 """Recall, offboarding, reinstatement: the same path, told to those who hold it."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import timezone
@@ -59,7 +59,11 @@ def test_lines_that_were_never_in_the_releases_are_refused_and_the_others_stand(
         ("2025-01",), ("site:1", ["post:1"]), ("site:9", None), ("site:2", ["post:1", "post:7"]), ("site:1", None)
     )
     assert (done.accepted, done.accepted_count) == ([(1, 1)], 1)
-    assert done.refused == [(2, "not_in_these_releases"), (3, "item_not_in_these_releases"), (4, "repeated_subject")]
+    assert [(refused.line, refused.code) for refused in done.refused] == [
+        (2, "not_in_these_releases"),
+        (3, "item_not_in_these_releases"),
+        (4, "repeated_subject"),
+    ]
     assert RemovalRequest.objects.get().target_count == 1
 
 
@@ -161,7 +165,7 @@ def test_an_offboarding_is_about_everything_that_one_partner_holds() -> None:
 
 
 def test_an_offboarding_has_ten_business_days() -> None:
-    friday = timezone.datetime(2026, 11, 27, 15, tzinfo=timezone.get_default_timezone())
+    friday = datetime(2026, 11, 27, 15, tzinfo=UTC)
     assert planning.business_days_after(friday, 10) == friday + timedelta(days=14)
     assert planning.business_days_after(friday, 1) == friday + timedelta(days=3)
 

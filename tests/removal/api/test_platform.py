@@ -179,8 +179,9 @@ def test_a_wrong_field_is_named_and_nothing_is_written(platform: Caller, field: 
         ({"kind": "deletion", "items": ["post:1", "\0"]}, "items.1", "It must not hold NUL characters."),
         ({"usages": ["train"]}, "usages.0", "Write one of: all, train-ai, search, bulk-dataset."),
         ({"sbject": "site:1"}, "sbject", "There is no such field. Check its spelling, or leave it out."),
-        ({"subject": None}, "subject", "Input should be a valid string"),
-        ({"kind": "delete"}, "kind", "Input should be 'opt_out' or 'deletion'"),
+        ({"subject": None}, "subject", "Name the subject; only an offboarding names a partner instead."),
+        ({"subject": 7}, "subject", "Input should be a valid string"),
+        ({"kind": "delete"}, "kind", "Input should be 'opt_out', 'deletion', 'reinstatement' or 'offboarding'"),
     ],
 )
 def test_an_error_says_what_to_do(platform: Caller, said: dict[str, Any], field: str, message: str) -> None:
