@@ -386,4 +386,4 @@ class WebhookMessage(TypedDict):
     data: WebhookData
 
 
-UNSEEN = (BulkRequest, BulkAnswer, ManifestLine, AcknowledgementLine, ProblemDetails)
+UNSEEN = (BulkRequest, BulkAnswer, RecallLine, ManifestLine, AcknowledgementLine, ProblemDetails)

@@ -46,6 +46,7 @@ def test_the_description_names_every_path(described: dict[str, Any]) -> None:
         "POST /v1/requests/bulk",
         "GET /v1/requests/{public_id}",
         "POST /v1/requests/{public_id}/withdraw",
+        "POST /v1/recalls",
         "POST /v1/releases",
         "GET /v1/releases/{name}",
         "PUT /v1/releases/{name}/manifest",
@@ -97,6 +98,7 @@ def test_unknown_fields_are_errors_in_every_body(described: dict[str, Any]) -> N
     assert taken == {
         "NewRequest",
         "BulkRequest",
+        "RecallLine",
         "NewRelease",
         "ManifestLine",
         "NewDisclosure",
