@@ -146,7 +146,8 @@ select x.subject_id, x.usage, 'disallow', 'explicit', clock_timestamp(), x.reque
   from unnest(%(subjects)s::bigint[], %(usages)s::text[], %(requests)s::bigint[]) x(subject_id, usage, request_id)
 """
 
-# Every opt-out of the subject until now ends with a reinstatement; disclosures after it are not covered by them.
+# Every opt-out of the subject before it ends with a reinstatement; disclosures after it are not covered by them. Ids
+# say what is before: an opt-out with a higher one may have been quicker to lock the subject, and stands.
 END_OPT_OUTS = """
 update removal_removalrequest o set ended_at = clock_timestamp(), ended_by_id = %(request)s
   from removal_requesttarget t
@@ -156,10 +157,11 @@ update removal_removalrequest o set ended_at = clock_timestamp(), ended_by_id = 
 END_REFUSALS = """
 update removal_preference set valid_to = clock_timestamp()
  where subject_id = %(subject)s and valid_to is null and source = 'explicit'
+   and (request_id is null or request_id < %(request)s)
 """
 ALLOW = """
 insert into removal_preference (subject_id, usage, value, source, valid_from, request_id)
-values (%(subject)s, 'all', 'allow', 'explicit', clock_timestamp(), %(request)s)
+values (%(subject)s, 'all', 'allow', 'explicit', clock_timestamp(), %(request)s) on conflict do nothing
 """
 
 LOG = """

@@ -17,6 +17,7 @@ from removal import hints
 from removal.intake import InvalidWish, KeyReused
 from removal.models import LogEntry, Release, RemovalRequest
 from removal.models.identifiers import new_ulid
+from removal.transactions import one_transaction
 
 # Refused lines are listed up to here; all of them are counted.
 LISTED = 1000
@@ -95,7 +96,8 @@ COUNTS = "select count(*) filter (where code is null), count(code) from judged"
 
 REQUEST = """
 insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at, recorded_at,
-                                    respond_by, source, idempotency_key, body_digest, state, outcome, release_ids, target_count)
+                                    respond_by, source, idempotency_key, body_digest, state, outcome, release_ids,
+                                    target_count)
 values (%(public_id)s, 'recall', %(reason)s, '{all}', '', %(received_at)s, clock_timestamp(),
         ((%(received_at)s at time zone 'UTC') + interval '1 month') at time zone 'UTC',
         %(source)s, %(key)s, %(digest)s, 'received', '', %(releases)s, %(targets)s)
@@ -107,18 +109,20 @@ select %(request)s, j.subject_id, g.items from judged j join recalled g on g.lin
 """
 
 
-@transaction.atomic(durable=True)
+@one_transaction()
 def record_recall(*, source: str, actor: str, recall: Recall, lines: Iterable[Line], now: datetime) -> Recalled:
     """Record a recall in one transaction; memory stays flat. A repeat of its key changes nothing.
 
-    ``lines`` may raise: then nothing is kept. Raises InvalidWish for a release that is unknown or not sealed, or when no
-    line can be taken; KeyReused when the key came before with another body.
+    ``lines`` may raise: then nothing is kept. Raises InvalidWish for a release that is unknown or not sealed, or when
+    no line can be taken; KeyReused when the key came before with another body.
     """
     if recall.received_at and recall.received_at > now + settings.CLOCK_SKEW:
         raise InvalidWish("received_at", "It lies in the future; send when the error was found.")
     release_ids = _sealed(recall.releases)
     digest = hashlib.sha256(json.dumps([sorted(recall.releases), recall.reason]).encode())
     with connection.cursor() as cursor:
+        # The same key twice at once: the second waits, and finds the first's request.
+        cursor.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{source} {recall.idempotency_key}"])
         cursor.execute(STAGE)
         with cursor.copy("copy recalled from stdin") as copy:
             for line in lines:
@@ -135,7 +139,8 @@ def record_recall(*, source: str, actor: str, recall: Recall, lines: Iterable[Li
         cursor.execute(REFUSED, [LISTED])
         refused = [RefusedLine(*row) for row in cursor.fetchall()]
         if not accepted_count:
-            raise InvalidWish("body", f"None of {refused_count} lines can be taken. Line {refused[0].line}: {refused[0].code}.")
+            first = refused[0]
+            raise InvalidWish("body", f"None of {refused_count} lines can be taken. Line {first.line}: {first.code}.")
         public_id = new_ulid()
         said = {
             "public_id": public_id,
