@@ -144,7 +144,10 @@ class Line:
         except addresses.UrlRefused as error:
             return Unreachable("address_refused", str(error), _since(started_at))
         ours = {"User-Agent": _USER_AGENT, **headers, "Accept-Encoding": "identity"}
-        request = requests.Request("POST", url, headers=ours, data=body).prepare()
+        try:
+            request = requests.Request("POST", url, headers=ours, data=body).prepare()
+        except requests.exceptions.InvalidURL as error:  # it reads addresses more strictly than we do
+            return Unreachable("address_refused", str(error), _since(started_at))
         try:
             with allow(self._limits, ends_at=started_at + deadline.total_seconds()):
                 response = self._adapter.send(request)

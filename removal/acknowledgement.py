@@ -254,7 +254,8 @@ update removal_removalrequest r
                                       or n.withdrawn_at is not null) ended,
                bool_and(n.handling = 'completed') complete
           from removal_notice n where n.request_id = any(%(ids)s) group by 1) a
- where r.id = a.request_id and r.state in ('planned', 'closed') and r.withdrawn_at is null and a.ended
+ where r.id = a.request_id and r.state in ('planned', 'closed') and r.withdrawn_at is null and not r.is_matching
+   and a.ended
    and (r.state = 'planned' or r.outcome <> case when a.complete then 'fulfilled' else 'partially_fulfilled' end)
 """
 

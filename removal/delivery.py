@@ -1,7 +1,8 @@
 """Send what partners must be told: claim (commit) -> POST, with no transaction open -> record (commit, fenced).
 
 A claim leases ranges of one partner's stream and writes the attempts before the first byte leaves. A result counts
-only from the holder of the newest fence. Whoever touches a stream's deliveries locks the stream first (design §7).
+only from the holder of the newest fence. Whoever touches a stream's deliveries locks the stream first (design §7); only
+reaping takes them one by one, and skips what is locked.
 """
 
 import random
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 RECORD_EVERY_SECONDS = 0.25
 # Reaped messages go again at once: their worker died, not their partner.
 AFTER_REAPING = timedelta(seconds=1)
+# A try ends this long before its lease does, for the time that recording it takes.
+LEASE_MARGIN_SECONDS = 1.0
 # How many messages whose content was refused may stand aside before new ranges wait as well.
 MAX_SUSPECTS = 100
 
@@ -49,6 +52,7 @@ class Claim:
     url: str
     body: bytes
     signer: Signer
+    lease_ends: float  # by time.monotonic(), from before the claim was made
 
     @property
     def webhook_id(self) -> str:
@@ -121,6 +125,7 @@ def claim_due(*, partner_id: int, patient: bool = True) -> list[Claim]:
 
     ``patient`` waits up to two seconds for the stream's row; otherwise a stream that is busy yields nothing.
     """
+    lease_ends = time.monotonic() + settings.DELIVERY_LEASE.total_seconds()
     with connection.cursor() as cursor:
         if patient:
             cursor.execute("set local lock_timeout = '2s'")
@@ -141,7 +146,8 @@ def claim_due(*, partner_id: int, patient: bool = True) -> list[Claim]:
         for delivery_id, first, last, of_epoch, body in cursor.fetchall():
             if body is None:  # a half of a split message; it fits into one message, as the whole did
                 whole = limits | {"max_notices": last - first + 1}
-                body = _pack(partner_id, of_epoch, first, last, whole)[0].body
+                [message] = _pack(partner_id, of_epoch, first, last, whole)
+                body = message.body
             messages.append((delivery_id, first, last, bytes(body)))
 
         room = min(window - sending - len(messages), window - steady) if suspects < MAX_SUSPECTS else 0
@@ -162,7 +168,7 @@ def claim_due(*, partner_id: int, patient: bool = True) -> list[Claim]:
         cursor.execute(CLAIM, parameters)
         leased = {delivery_id: (fence, attempt) for delivery_id, fence, attempt in cursor.fetchall()}
     return [
-        Claim(delivery_id, first, last, *leased[delivery_id], url=url, body=body, signer=signer)
+        Claim(delivery_id, first, last, *leased[delivery_id], url, body, signer, lease_ends)
         for delivery_id, first, last, body in messages
     ]
 
@@ -181,7 +187,13 @@ def send(claim: Claim, *, line: webhook.Line) -> Result:
         message_id=claim.webhook_id, timestamp=int(time.time()), body=claim.body, keys=claim.signer.keys
     )
     headers["Content-Type"] = "application/json"
-    outcome = line.post(url=claim.url, headers=headers, body=claim.body, deadline=settings.DELIVERY_DEADLINE)
+    # Never past the lease: from then on somebody else may be sending this.
+    lease_left = timedelta(seconds=claim.lease_ends - time.monotonic() - LEASE_MARGIN_SECONDS)
+    if lease_left > timedelta(0):
+        deadline = min(settings.DELIVERY_DEADLINE, lease_left)
+        outcome = line.post(url=claim.url, headers=headers, body=claim.body, deadline=deadline)
+    else:
+        outcome = webhook.Unreachable("timeout", "The lease was over before the first byte.", timedelta(0))
     verdict = judge(
         outcome,
         notices=claim.last - claim.first + 1,
@@ -207,9 +219,13 @@ def drain(*, partner_id: int, budget: timedelta, patient: bool = True) -> bool:
             if not claims:
                 return False
             crashpoint("after_claim")
+            answered = False
             for results in _send_all(claims, line=line):
                 crashpoint("after_send")
                 record(results, partner_id=partner_id)
+                answered |= any(not isinstance(result.outcome, webhook.Unreachable) for result in results)
+            if not answered:
+                return False  # it is down, or hangs: it holds this worker for one deadline, no more
     return True
 
 
@@ -236,11 +252,13 @@ with result as (
                          %(latencies)s::int[], %(excerpts)s::text[])
            r(id, fence, state, delay, suspect, outcome, status, reason, latency, excerpt)),
 judged as (
-    -- A single notice is quarantined at a later refusal, and only if the endpoint took another message since the first.
+    -- A single notice is quarantined at a later refusal, if the endpoint took another message since the one before.
     select r.*, case when r.suspect and d.suspect and exists (
                          select from removal_delivery o
                           where o.stream_id = d.stream_id and o.state = 'delivered' and o.delivered_by = 'response'
-                            and o.delivered_at > d.created_at)
+                            and o.delivered_at > (
+                                select max(a.started_at) from removal_attempt a
+                                 where a.delivery_id = d.id and a.status in (400, 413, 422)))
                      then 'quarantined' else r.state end next
       from result r join removal_delivery d on d.id = r.id),
 moved as (
@@ -307,6 +325,8 @@ def record(results: Sequence[Result], *, partner_id: int) -> None:
             state = states.get(result.claim.delivery_id)
             if state is not None:
                 _follow_up(cursor, result, state=state, partner_id=partner_id)
+        # The partner may have answered by API while we were sending: what failed then is over all the same.
+        acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
 
 
 def _follow_up(cursor: CursorWrapper, result: Result, *, state: str, partner_id: int) -> None:
@@ -338,10 +358,15 @@ def _columns(results: Sequence[Result]) -> dict[str, list[Any]]:
         "suspects": [result.verdict.suspect for result in results],
         "outcomes": [type(outcome).__name__.lower() for outcome in outcomes],
         "statuses": [getattr(outcome, "status", None) for outcome in outcomes],
-        "reasons": [getattr(outcome, "reason", "") for outcome in outcomes],
+        "reasons": [_reason(outcome) for outcome in outcomes],
         "latencies": [int(outcome.latency.total_seconds() * 1000) for outcome in outcomes],
         "excerpts": [webhook.excerpt(getattr(outcome, "answer", b"")) for outcome in outcomes],
     }
+
+
+def _reason(outcome: webhook.Outcome) -> str:
+    """Say why a partner was unreachable, for staff."""
+    return f"{outcome.reason}: {outcome.detail}"[:200] if isinstance(outcome, webhook.Unreachable) else ""
 
 
 # --- recover, and find work without a hint ---

@@ -204,6 +204,8 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
         if any(wish.kind == Kind.REINSTATEMENT for wish in wishes):
             # No planner beside it: a late notice of an ended wish must be followed by its reinstatement.
             _lock_planner(cursor)
+        # Subjects before requests, so that of two wishes about one subject the one with the higher id is the later.
+        cursor.execute(LOCK_SUBJECTS, {"keys": [wish.subject for wish in new.values() if wish.subject]})
         cursor.execute(
             REQUESTS,
             {
@@ -245,6 +247,11 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
         is_first = wish is first_of_key[wish.idempotency_key]
         answers.append(Recorded(public_id, created=is_first and public_id in created, conflict=digest != wish.digest))
     return answers
+
+
+def check_partner(wish: Wish) -> None:
+    """Raise InvalidWish when the wish names a partner that there is not."""
+    _partner_ids([wish])
 
 
 def _partner_ids(wishes: Sequence[Wish]) -> dict[str, int]:
@@ -357,6 +364,7 @@ def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalReque
             raise CannotWithdraw("Partners may have been told already. A new opt-out ends what it allowed.")
         cursor.execute(WITHDRAW_NOTICES, {"request": request.pk})
         untold = cursor.rowcount
+        cursor.execute("delete from removal_matchedpiece where request_id = %s", [request.pk])
         cursor.execute(
             "update removal_removalrequest set state = 'closed', outcome = 'withdrawn', closed_at = clock_timestamp(),"
             " withdrawn_at = clock_timestamp() where id = %s",

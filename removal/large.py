@@ -62,6 +62,10 @@ select %(request)s, (select max(subject_id) from piece), null, '{{}}', 0
  where exists (select from piece) and not exists (select from found)
 """.format(covers=planning.COVERS.replace("{", "{{").replace("}", "}}"))
 
+STANDS = """
+select id from removal_removalrequest where id = %s and is_matching and withdrawn_at is null for no key update
+"""
+
 FINISH = (
     """with this as materialized (select round from removal_removalrequest where id = %(request)s),
 new_request as (select id from removal_removalrequest where id = %(request)s and is_matching),
@@ -122,6 +126,9 @@ def _finish(request_id: int) -> planning.Round | None:
     with connection.cursor() as cursor:
         if not planning.try_lock(cursor):
             return None
+        cursor.execute(STANDS, [request_id])
+        if cursor.fetchone() is None:
+            return planning.Round(0, 0, 0, ())  # withdrawn meanwhile
         done = planning.run(cursor, FINISH, action="planned", request=request_id)
         cursor.execute("delete from removal_matchedpiece where request_id = %s", [request_id])
         return done

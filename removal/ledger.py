@@ -1,6 +1,6 @@
-"""Who received what: releases, their manifests (COPY), and the handovers to partners."""
+"""Who received what: releases and the handovers to partners. Their manifests come in through removal.uploads."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,10 +9,10 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
 from partners.models import Partner
-from removal import hints
+from removal import exclusions, hints
 from removal.models import Dataset, Disclosure, LogEntry, Release
 from removal.models.ledger import name_validator
-from removal.transactions import whole_step
+from removal.transactions import one_transaction, whole_step
 
 
 class UnknownRelease(Exception):
@@ -39,6 +39,20 @@ class ReleaseIsNotSealed(Exception):
     """Only what can no longer change may be handed over."""
 
 
+class ContentMustGo(Exception):
+    """The release holds what must not leave: of ``subjects`` subjects, of which the first hundred are in ``first``."""
+
+    def __init__(self, found: exclusions.Found) -> None:
+        subjects = f"{found.subjects} subject" + "s" * (found.subjects != 1)
+        super().__init__(f"Content of {subjects} must go: opted out, deleted or recalled.")
+        self.subjects = found.subjects
+        self.first = found.first
+
+
+class PartsDiffer(Exception):
+    """The parts that have come are not those that were announced. The message names them."""
+
+
 class EmptyManifest(Exception):
     """A release without content is not sealed: most likely its upload failed."""
 
@@ -61,11 +75,17 @@ class InvalidDisclosure(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a manifest: a subject and its items in the release. ``line`` is where it stood, from 1."""
+    """A subject and its items in a release. ``line`` is where it stood, from 1. Raises ValueError for other items."""
 
     line: int
     subject: str
     items: list[str]
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise ValueError("It names no item. Leave it out.")
+        if len(set(self.items)) < len(self.items):
+            raise ValueError("An item stands twice in it. Name each item once.")
 
 
 @dataclass(frozen=True)
@@ -74,9 +94,9 @@ class Counts:
     items: int
 
 
-@transaction.atomic(durable=True)
-def create_release(*, actor: str, name: str, dataset: str, source: str) -> Release:
-    """Start a release, and its dataset if that is new. Raises ReleaseExists or InvalidName."""
+@one_transaction()
+def create_release(*, actor: str, name: str, dataset: str, source: str, usages: Sequence[str] = ("all",)) -> Release:
+    """Start a release made for ``usages``, and its dataset if that is new. Raises ReleaseExists or InvalidName."""
     try:
         name_validator(name)
         name_validator(dataset)
@@ -85,69 +105,11 @@ def create_release(*, actor: str, name: str, dataset: str, source: str) -> Relea
     in_dataset, _ = Dataset.objects.get_or_create(name=dataset)
     try:
         with transaction.atomic():
-            release = Release.objects.create(name=name, dataset=in_dataset, source=source)
+            release = Release.objects.create(name=name, dataset=in_dataset, source=source, usages=list(usages))
     except IntegrityError as error:
         raise ReleaseExists(name) from error
     LogEntry.objects.create(actor=actor, action="release_created", about={"release": release.pk})
     return release
-
-
-STAGE = "create temporary table stage (line bigint, subject text, items text[]) on commit drop"
-
-# A subject that stands twice: where first, and where again.
-REPEATED_SUBJECT = """
-select min(line), max(line) from stage group by subject having count(*) > 1 order by 2 limit 1
-"""
-NO_ITEMS = "select line from stage where cardinality(items) = 0 order by line limit 1"
-REPEATED_ITEM = """
-select line from stage where cardinality(items) <> (select count(distinct i) from unnest(items) i) order by line limit 1
-"""
-NEW_SUBJECTS = "insert into removal_subject (key) select subject from stage order by subject on conflict do nothing"
-REPLACE = "delete from removal_manifestentry where release_id = %(release)s"
-LOAD = """
-insert into removal_manifestentry (subject_id, release_id, items, item_count)
-select s.id, %(release)s, g.items, cardinality(g.items) from stage g join removal_subject s on s.key = g.subject
-"""
-
-
-@transaction.atomic(durable=True)
-def replace_manifest(*, actor: str, name: str, entries: Iterable[Entry]) -> Counts:
-    """Take a whole manifest in place of what the release had, in one transaction; memory stays flat.
-
-    ``entries`` may raise: then nothing is kept. Raises UnknownRelease, ReleaseIsSealed, or InvalidManifest for a
-    subject or an item that stands twice.
-    """
-    release = _lock_building(name)
-    with connection.cursor() as cursor:
-        cursor.execute(STAGE)
-        with cursor.copy("copy stage from stdin") as copy:
-            for entry in entries:
-                copy.write_row((entry.line, entry.subject, entry.items))
-        cursor.execute("analyze stage")
-        cursor.execute(REPEATED_SUBJECT)
-        repeated = cursor.fetchone()
-        if repeated:
-            raise InvalidManifest(repeated[1], f"Its subject stands on line {repeated[0]} already. Join the two lines.")
-        cursor.execute(NO_ITEMS)
-        empty = cursor.fetchone()
-        if empty:
-            raise InvalidManifest(empty[0], "It names no item. Leave the line out.")
-        cursor.execute(REPEATED_ITEM)
-        repeated = cursor.fetchone()
-        if repeated:
-            raise InvalidManifest(repeated[0], "An item stands twice in it. Name each item once.")
-        cursor.execute(NEW_SUBJECTS)
-        cursor.execute(REPLACE, {"release": release.pk})
-        cursor.execute(LOAD, {"release": release.pk})
-        cursor.execute("select count(*), coalesce(sum(cardinality(items)), 0) from stage")
-        counts = Counts(*cursor.fetchone())
-        cursor.execute("drop table stage")
-    LogEntry.objects.create(
-        actor=actor,
-        action="manifest_replaced",
-        about={"release": release.pk, "subjects": counts.subjects, "items": int(counts.items)},
-    )
-    return counts
 
 
 # The digest does not depend on the order of lines or items. An entry's hash is over its subject and its sorted items,
@@ -168,34 +130,89 @@ select coalesce(sum(subjects), 0), coalesce(sum(items), 0), sha256(string_agg(di
 """
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """A sealed release, and what was taken out of it on the way."""
+
+    release: Release
+    dropped: exclusions.Found
+
+
 @whole_step
-def seal_release(*, actor: str, name: str) -> Release:
-    """Fix a release for ever: counts and content digest. Raises UnknownRelease, ReleaseIsSealed or EmptyManifest."""
-    release = _lock_building(name)
+def seal_release(*, actor: str, name: str, exclude: bool = False, parts: int | None = None) -> Sealed:
+    """Fix a release for ever: counts and content digest. What must not be in it as of now is dropped with ``exclude``.
+
+    ``parts`` says how many its manifest has, and must be told for one that came in parts. Raises UnknownRelease,
+    ReleaseIsSealed, PartsDiffer, EmptyManifest (also when nothing is left), or ContentMustGo.
+    """
+    release = find_building(name, lock="for no key update")
+    _check_parts(release, parts)
+    dropped = exclusions.find_in_release(release_id=release.pk, usages=release.usages)
+    if dropped.subjects and not exclude:
+        raise ContentMustGo(dropped)
+    if dropped.subjects:
+        exclusions.drop_from_release(release_id=release.pk)
     with connection.cursor() as cursor:
         cursor.execute(SEAL, {"release": release.pk})
         subjects, items, digest = cursor.fetchone()
         if not subjects:
             raise EmptyManifest(name)
         cursor.execute(
-            "update removal_release set state = 'sealed', sealed_at = clock_timestamp(), subject_count = %s,"
+            "update removal_release set state = 'sealed', sealed_at = %s, subject_count = %s,"
             " item_count = %s, digest = %s where id = %s",
-            [subjects, items, digest, release.pk],
+            [dropped.as_of, subjects, items, digest, release.pk],
         )
     LogEntry.objects.create(
-        actor=actor, action="release_sealed", about={"release": release.pk, "digest": bytes(digest).hex()}
+        actor=actor,
+        action="release_sealed",
+        about={"release": release.pk, "digest": bytes(digest).hex(), "subjects_dropped": dropped.subjects},
     )
     release.refresh_from_db()
-    return release
+    return Sealed(release, dropped)
 
 
-def _lock_building(name: str) -> Release:
-    release = Release.objects.select_for_update(no_key=True).filter(name=name).first()
-    if release is None:
-        raise UnknownRelease(name)
-    if release.state != Release.State.BUILDING:
-        raise ReleaseIsSealed(name)
-    return release
+MAX_PARTS = 100_000
+
+# Announced parts that have not come, and others that have; numbers next to each other as ranges.
+PARTS_THAT_DIFFER = """
+with
+announced as (select generate_series(1, %(parts)s) number),
+come as (select number from removal_manifestpart where release_id = %(release)s),
+differ as (
+    select coalesce(a.number, c.number) number, c.number is null is_missing
+      from announced a full join come c using (number) where a.number is null or c.number is null)
+select is_missing, min(number), max(number)
+  from (select *, number - row_number() over (partition by is_missing order by number) run from differ) x
+ group by is_missing, run order by 2
+"""
+
+
+def _check_parts(release: Release, parts: int | None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(PARTS_THAT_DIFFER, {"release": release.pk, "parts": parts or 0})
+        ranges = cursor.fetchall()
+    if parts is None and ranges:
+        raise PartsDiffer(f"It came in parts: {_listed(ranges)}. Say how many there are in all.")
+    if missing := [found for found in ranges if found[0]]:
+        raise PartsDiffer(f"These parts are missing: {_listed(missing)}.")
+    if ranges:
+        raise PartsDiffer(f"It has more parts than {parts}: {_listed(ranges)}. Say how many there are in all.")
+
+
+def _listed(ranges: Sequence[tuple[bool, int, int]]) -> str:
+    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for _, first, last in ranges)
+
+
+def find_building(name: str, *, lock: str = "") -> Release:
+    """Find a release that may still be filled, and lock its row if a ``lock`` such as ``for share`` is named.
+
+    Raises UnknownRelease or ReleaseIsSealed.
+    """
+    for release in Release.objects.raw(f"select * from removal_release where name = %s {lock}", [name]):
+        if release.state != Release.State.BUILDING:
+            raise ReleaseIsSealed(name)
+        return release
+    raise UnknownRelease(name)
 
 
 @whole_step
@@ -206,13 +223,18 @@ def record_disclosure(
     partner: str,
     reference: str,
     disclosed_at: datetime | None,
-    usages: tuple[str, ...] = ("all",),
+    usages: Sequence[str] | None = None,
     now: datetime,
 ) -> tuple[Disclosure, bool]:
-    """Record that a partner received a release; returns the row and whether it is new. A repeat changes nothing.
+    """Record that a partner receives a release; returns the row and whether it is new. A repeat changes nothing.
 
-    ``disclosed_at`` None means the database's now. Raises UnknownRelease, UnknownPartner, ReleaseIsNotSealed, or
-    InvalidDisclosure for a time in the future or a reference that was used with other details.
+    ``disclosed_at`` None says that it is handed over now, if it may be: raises ContentMustGo when somebody has opted
+    out since it was sealed. A time says that it was handed over then: that is a fact, and recorded whatever stands in
+    it, so that the planner can tell the partner (docs/decisions/0008-gate.md). ``usages`` None are those that the
+    partner is licensed for.
+
+    Raises UnknownRelease, UnknownPartner, ReleaseIsNotSealed, or InvalidDisclosure for a time in the future or a
+    reference that was used with other details.
     """
     if disclosed_at and disclosed_at > now + settings.CLOCK_SKEW:
         raise InvalidDisclosure("disclosed_at", "It lies in the future; record a handover when it has happened.")
@@ -226,14 +248,20 @@ def record_disclosure(
         raise ReleaseIsNotSealed(release)
     earlier = Disclosure.objects.filter(release=of_release, partner=to_partner, reference=reference).first()
     if earlier:
-        if set(earlier.usages) != set(usages) or (disclosed_at and disclosed_at != earlier.disclosed_at):
+        is_other = usages is not None and set(earlier.usages) != set(usages)
+        if is_other or (disclosed_at and disclosed_at != earlier.disclosed_at):
             raise InvalidDisclosure(
                 "reference", "This handover is recorded with other details. Use a reference of its own for each."
             )
         return earlier, False
+    for_usages = list(to_partner.usages if usages is None else usages)
+    if disclosed_at is None:
+        found = exclusions.find_in_release(release_id=of_release.pk, usages=for_usages)
+        if found.subjects:
+            raise ContentMustGo(found)
     given = {"disclosed_at": disclosed_at} if disclosed_at else {}
     disclosure = Disclosure.objects.create(
-        release=of_release, partner=to_partner, usages=list(usages), reference=reference, **given
+        release=of_release, partner=to_partner, usages=for_usages, reference=reference, **given
     )
     LogEntry.objects.create(
         actor=actor,

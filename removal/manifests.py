@@ -1,11 +1,12 @@
 """Reads a manifest: NDJSON, a line a subject, ``{"subject": "site:123", "items": ["post:9"]}``.
 
-At most one line is in memory. Cutting into lines and reading JSON strictly are here for every other NDJSON body too.
+At most one line is in memory. Cutting into lines and reading JSON strictly are here for every other NDJSON body too;
+other ways to write a manifest are in removal.formats.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from removal.ledger import Entry, InvalidManifest
 
@@ -17,15 +18,24 @@ class Unreadable(Exception):
     """This is not JSON that two readers would understand in the same way. The message quotes nothing of it."""
 
 
-def read_ndjson(chunks: Iterable[bytes]) -> Iterator[Entry]:
-    """Read a manifest that comes in pieces of any size. Raises InvalidManifest, which names the line and the fix."""
+# Told of each line that cannot be taken. If it returns, the rest is read too.
+OnFault = Callable[[InvalidManifest], None]
+
+
+def refuse(fault: InvalidManifest) -> NoReturn:
+    """Take nothing of a manifest with a broken line."""
+    raise fault
+
+
+def read_ndjson(chunks: Iterable[bytes], on_fault: OnFault = refuse) -> Iterator[Entry]:
+    """Read a manifest that comes in pieces of any size. A line that cannot be taken is told to ``on_fault``."""
     for number, line in split_lines(chunks):
-        if line is None:
-            raise InvalidManifest(number, f"It is longer than {MAX_LINE_BYTES >> 20} MiB. Put fewer items on it.")
         try:
-            yield _read_entry(number, read_json(line))
+            entry = _read_entry(number, line)
         except (Unreadable, ValueError) as error:
-            raise InvalidManifest(number, str(error)) from error
+            on_fault(InvalidManifest(number, str(error)))
+        else:
+            yield entry
 
 
 def split_lines(chunks: Iterable[bytes], *, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes | None]]:
@@ -81,12 +91,36 @@ def _refuse_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(object_pairs_hook=_make_object, parse_constant=_refuse_constant)
 
 
-def _read_entry(number: int, entry: Any) -> Entry:
-    if not isinstance(entry, dict) or entry.keys() != {"subject", "items"}:
+def _read_entry(number: int, line: bytes | None) -> Entry:
+    if line is None:
+        raise ValueError(f"It is longer than {MAX_LINE_BYTES >> 20} MiB. Put fewer items on it.")
+    entry = read_json(line)
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise ValueError('Write an object with the fields "subject" and "items", and no others.')
     subject, items = entry["subject"], entry["items"]
     if not isinstance(items, list) or not items:
         raise ValueError("items must be a list of at least one item. Leave out a subject that has none.")
+    if not _are_plain([subject, *items]):
+        _check_each(subject, items)
+    return Entry(number, subject, items)
+
+
+_FIELDS = {"subject", "items"}
+
+
+def _are_plain(keys: Sequence[Any]) -> bool:
+    """Whether all of these are plainly keys. Nearly every line's are, and one by one takes three times as long."""
+    try:
+        text = "".join(keys)
+        text.encode()
+    except (TypeError, UnicodeEncodeError):
+        return False
+    # A character takes up to four bytes.
+    return "\0" not in text and min(map(len, keys)) > 0 and max(map(len, keys)) <= MAX_KEY_BYTES // 4
+
+
+def _check_each(subject: Any, items: Sequence[Any]) -> None:
+    """Raises ValueError, which says what is wrong with which."""
     try:
         check_key(subject)
     except ValueError as error:
@@ -96,7 +130,6 @@ def _read_entry(number: int, entry: Any) -> Entry:
             check_key(item)
         except ValueError as error:
             raise ValueError(f"items[{place}]: {error}") from error
-    return Entry(number, subject, items)
 
 
 def check_key(key: object) -> str:

@@ -1,5 +1,6 @@
 """What staff do to partners: add, pause, resume, give new keys, change the address. Each leaves a log entry."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,7 +10,8 @@ from django.db.models.functions import Now
 
 from partners import addresses, keys
 from partners.models import ApiKey, Endpoint, Partner, slug_validator
-from removal.models import LogEntry, Stream
+from removal.models import Delivery, LogEntry, Stream
+from removal.models.subjects import USAGES
 from removal.transactions import whole_step
 
 
@@ -35,12 +37,17 @@ class NewPartner:
 
 
 @whole_step
-def add_partner(*, actor: str, slug: str, name: str, url: str, now: datetime, **limits: int) -> NewPartner:
-    """Make a partner with its endpoint, stream, signing secret and API key.
+def add_partner(
+    *, actor: str, slug: str, name: str, url: str, now: datetime, usages: Sequence[str] = ("all",), **limits: int
+) -> NewPartner:
+    """Make a partner, licensed for ``usages``, with its endpoint, stream, signing secret and API key.
 
     ``limits`` are those of Endpoint: window, max_notices, rate_per_second. Raises InvalidPartner.
     """
-    partner = Partner(slug=slug, name=name or slug)
+    unknown = [usage for usage in usages if usage not in USAGES]
+    if unknown or not usages:
+        raise InvalidPartner(f"There is no usage {', '.join(unknown)}. Write one of: {', '.join(USAGES)}.")
+    partner = Partner(slug=slug, name=name or slug, usages=list(dict.fromkeys(usages)))
     endpoint = Endpoint(partner=partner, url=checked_url(url), **limits)
     try:
         partner.full_clean()
@@ -69,6 +76,8 @@ def set_paused(*, actor: str, slug: str, paused: bool) -> bool:
         return False
     partner.state = state
     partner.save(update_fields=["state"])
+    if not paused:
+        _make_due(partner)
     _log(actor, "partner_paused" if paused else "partner_resumed", partner)
     return True
 
@@ -89,6 +98,7 @@ def change_endpoint(*, actor: str, slug: str, url: str, now: datetime) -> None:
     Endpoint.objects.filter(partner=partner).update(
         url=checked_url(url), state=Endpoint.State.OPEN, state_reason="", changed_at=now
     )
+    _make_due(partner)
     _log(actor, "endpoint_changed", partner)
 
 
@@ -129,6 +139,12 @@ def checked_url(url: str) -> str:
     except addresses.UrlRefused as error:
         raise InvalidPartner(str(error)) from error
     return url
+
+
+def _make_due(partner: Partner) -> None:
+    """Try again now what waits for another try: it may have waited for just this."""
+    Stream.objects.select_for_update(no_key=True).filter(partner=partner).first()
+    Delivery.objects.filter(stream_id=partner.pk, state=Delivery.State.WAITING).update(due_at=Now())
 
 
 def _lock(slug: str) -> Partner:

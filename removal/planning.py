@@ -30,10 +30,14 @@ LARGE = 10_000
 
 MATCH_NEW = """
 -- (request, disclosure, entry) whose later member is in this round: new requests with all disclosures …
-select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, t.items
+select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, m.items
   from new_request r
-  join removal_requesttarget t on t.request_id = r.id
-  join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or m.items && t.items)
+  -- "offset 0" makes this a look-up by subject, however little the database knows yet of a table just loaded
+  cross join lateral (
+      select m.release_id, m.subject_id, t.items
+        from removal_requesttarget t
+        join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or m.items && t.items)
+       where t.request_id = r.id offset 0) m
   join (select * from planned_disclosure union all select * from new_disclosure) d on d.release_id = m.release_id
  where {covers}
 union all
@@ -111,9 +115,10 @@ counted as (
     -- a release handed over twice, or an item in several releases, counts once …
     select x.request_id, x.partner_id, count(distinct (x.subject_id, i.item)) items
       from (select distinct request_id, partner_id, release_id, subject_id, items from member) x
-      join removal_manifestentry m on m.subject_id = x.subject_id and m.release_id = x.release_id
-      cross join unnest(m.items) i(item)
-     where x.items is null or i.item = any(x.items)
+      cross join lateral (
+          select i.item from removal_manifestentry m cross join unnest(m.items) i(item)
+           where m.subject_id = x.subject_id and m.release_id = x.release_id
+             and (x.items is null or i.item = any(x.items)) offset 0) i
      group by 1, 2
     union all
     -- … but for an offboarding, which is about whole releases, their counts are added up
@@ -166,16 +171,18 @@ heads as (
 matched as (
     update removal_removalrequest q
        set round = this.round, is_matching = false,
-           state = case when t.request_id is null then 'closed' else 'planned' end,
-           outcome = case when t.request_id is null then 'nothing_disclosed' else '' end,
-           closed_at = case when t.request_id is null then clock_timestamp() end
-      from new_request n left join (select distinct request_id from told) t on t.request_id = n.id, this
+           state = case when n.is_told then 'planned' else 'closed' end,
+           outcome = case when n.is_told then '' else 'nothing_disclosed' end,
+           closed_at = case when n.is_told then null else clock_timestamp() end
+      from (select id, id in (select request_id from told)
+                       or exists (select from removal_notice o where o.request_id = new_request.id) is_told
+              from new_request) n, this
      where q.id = n.id returning 1),
--- a late disclosure opens its closed requests again
+-- A late disclosure opens its requests again, whatever state this statement sees them in: a last answer may be closing
+-- one at this moment, and cannot see the new notice.
 reopened as (
     update removal_removalrequest q set state = 'planned', outcome = '', closed_at = null
-     where q.state = 'closed' and q.id in (select request_id from told) and q.id not in (select id from new_request)
-    returning q.public_id),
+     where q.id in (select request_id from told) and q.id not in (select id from new_request)),
 marked as (
     insert into removal_planneddisclosure (disclosure_id, round) select n.id, this.round from new_disclosure n, this
     returning 1),
@@ -187,7 +194,6 @@ logged as (
     insert into removal_logentry (actor, action, about)
     select 'planner', %(action)s, jsonb_build_object(
                'round', round, 'requests', requests, 'disclosures', disclosures, 'notices', notices,
-               'reopened', (select coalesce(jsonb_agg(public_id), '[]') from reopened),
                'streams', (select coalesce(jsonb_agg(jsonb_build_array(partner_id, first, last)), '[]') from heads))
       from summary where requests + disclosures + notices > 0
     returning 1)

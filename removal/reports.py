@@ -142,6 +142,40 @@ def find_release(*, name: str) -> Release:
     return release
 
 
+# Which parts of a manifest are here, as ranges of numbers, with what they hold.
+UPLOADED = """
+select min(number), max(number), sum(subject_count)::bigint, sum(item_count)::bigint
+  from (select *, number - row_number() over (order by number) run from removal_manifestpart where release_id = %s) x
+ group by run order by 1
+"""
+
+
+@dataclass(frozen=True)
+class UploadedParts:
+    """What has come so far of a manifest in parts: ranges of their numbers [first, last], and what these hold."""
+
+    parts: list[tuple[int, int]]
+    subjects: int
+    items: int
+
+
+def release_progress(*, name: str) -> tuple[Release, UploadedParts | None]:
+    """Find a release and, while it is building from parts, what has come of it. Raises UnknownRelease."""
+    release = find_release(name=name)
+    if release.state != Release.State.BUILDING:
+        return release, None
+    with connection.cursor() as cursor:
+        cursor.execute(UPLOADED, [release.pk])
+        ranges = cursor.fetchall()
+    if not ranges:
+        return release, None
+    return release, UploadedParts(
+        parts=[(first, last) for first, last, *_ in ranges],
+        subjects=sum(subjects for *_, subjects, _ in ranges),
+        items=sum(items for *_, items in ranges),
+    )
+
+
 # A notice that was sent, with the releases that it is about.
 SENT_NOTICE = """
 select n.request_id, n.withdrawn_at is not null,

@@ -7,6 +7,7 @@ then checks that the planner missed nothing.
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 
@@ -36,36 +37,45 @@ class Sweeper:
     def run(self) -> None:
         # Jitter: many processes that started together must not look together.
         while not self.stopping.wait(self.interval.total_seconds() * random.uniform(0.75, 1.25)):  # noqa: S311
-            try:
-                close_old_connections()
-                self.sweep()
-            except Exception:
-                # The outermost loop of a process that must not end: the next turn may find the database back.
-                log.exception("sweep_failed")
-                connection.close()
+            close_old_connections()
+            self.sweep()
 
     def stop(self) -> None:
         self.stopping.set()
 
     def sweep(self) -> None:
-        """Do one turn. Sending goes on in the pool when this returns."""
-        delivery.reap()
+        """Do one turn. Sending goes on in the pool when this returns, and no step keeps another from its turn."""
+        steps: list[Callable[[], object]] = [delivery.reap, self._plan, self._send, self._match_large]
+        if time.monotonic() >= self.reconcile_at:
+            self.reconcile_at = time.monotonic() + self.reconcile_interval.total_seconds()
+            steps.append(planning.reconcile)
+        for step in steps:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001
+                # The outermost loop of a process that must not end: the next turn may find the database back. The
+                # type alone, since a database quotes rows in its messages.
+                log.error("sweep_failed", step=step.__name__, error=type(error).__name__)  # noqa: TRY400
+                connection.close()
+
+    def _plan(self) -> None:
         planning.plan(budget=self.interval)
+
+    def _match_large(self) -> None:
         large.advance(budget=self.interval)
+
+    def _send(self) -> None:
         self.draining = {partner: future for partner, future in self.draining.items() if not future.done()}
         for partner_id in delivery.due_partners():
             if partner_id not in self.draining:
                 self.draining[partner_id] = self.pool.submit(self._drain, partner_id)
-        if time.monotonic() >= self.reconcile_at:
-            self.reconcile_at = time.monotonic() + self.reconcile_interval.total_seconds()
-            planning.reconcile()
 
     def _drain(self, partner_id: int) -> None:
         try:
             delivery.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, patient=False)
-        except Exception:
+        except Exception as error:  # noqa: BLE001
             # Its claims come back when their lease ends.
-            log.exception("drain_failed", partner_id=partner_id)
+            log.error("drain_failed", partner_id=partner_id, error=type(error).__name__)  # noqa: TRY400
         finally:
             connection.close()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from defusedxml import DefusedXmlException
@@ -34,6 +34,7 @@ class Unreadable(Exception):
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"Line {line}: {message}")
         self.line = line
+        self.reason = message
 
 
 class NotXml(Unreadable):
@@ -115,7 +116,11 @@ class Export:
     entries: Iterator[Public | LeftOut]
 
 
-def read(stream: BinaryIO) -> Export:
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read(stream: Readable) -> Export:
     """Read the head of an export, and its items as they are asked for, each exactly once.
 
     The subject is ``site:`` and the address of the site: its host, and its port and path if it has them, since the
@@ -249,7 +254,7 @@ def _inherit(number: int, parents: dict[int, int], verdicts: dict[int, Reason | 
 class _Reader:
     """The target of the XML parser: keeps the few texts that decide, and never builds a tree."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self.head: dict[str, str] = {}
         self._stream = stream
         self._parser = DefusedXMLParser(target=self, forbid_dtd=True)

@@ -7,7 +7,7 @@ from typing import Any
 from django.utils import timezone
 
 from partners.models import Endpoint, Partner
-from removal import intake, ledger
+from removal import intake, ledger, uploads
 from removal.models import Disclosure, Release, RemovalRequest
 from removal.partnerships import NewPartner, add_partner
 
@@ -25,14 +25,14 @@ def make_partner(slug: str = "", *, url: str = "https://partner.example/removal"
 def make_release(name: str = "", *, contents: Mapping[str, Sequence[str]], sealed: bool = True) -> Release:
     name = name or f"release-{next(_numbers)}"
     ledger.create_release(actor="test", name=name, dataset="posts", source="")
-    ledger.replace_manifest(
+    uploads.replace_manifest(
         actor="test",
         name=name,
         entries=(
             ledger.Entry(line, subject, list(items)) for line, (subject, items) in enumerate(contents.items(), start=1)
         ),
     )
-    return ledger.seal_release(actor="test", name=name) if sealed else Release.objects.get(name=name)
+    return ledger.seal_release(actor="test", name=name).release if sealed else Release.objects.get(name=name)
 
 
 def disclose(release: Release, partner: Partner, *, usages: tuple[str, ...] = ("all",)) -> Disclosure:
@@ -41,7 +41,7 @@ def disclose(release: Release, partner: Partner, *, usages: tuple[str, ...] = ("
         release=release.name,
         partner=partner.slug,
         reference=f"shipment-{next(_numbers)}",
-        disclosed_at=None,
+        disclosed_at=timezone.now(),  # a fact: recorded whatever stands in it
         usages=usages,
         now=timezone.now(),
     )

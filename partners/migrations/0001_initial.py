@@ -40,7 +40,7 @@ class Migration(migrations.Migration):
                 ('state_reason', models.CharField(blank=True, max_length=200)),
                 ('window', models.PositiveIntegerField(default=4, help_text='How many messages may be on their way at once.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(100)])),
                 ('max_notices', models.PositiveIntegerField(default=100, help_text='How many notices a message holds at most.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(1000)])),
-                ('rate_per_second', models.PositiveIntegerField(default=50, help_text='How many messages may leave in a second.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10000)])),
+                ('rate_per_second', models.PositiveIntegerField(default=50, help_text='How many messages may leave in a second. Recorded for the partner; not enforced yet.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10000)])),
                 ('changed_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
                 ('partner', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='endpoint', to='partners.partner')),
             ],

@@ -32,3 +32,8 @@ def remove(db: sqlite3.Connection, items: Collection[Item]) -> int:
     if not _are_known(db):
         return len(items)
     return db.executemany("DELETE FROM holdings WHERE subject = ? AND item = ?", items).rowcount
+
+
+def remove_everything(db: sqlite3.Connection) -> None:
+    """Delete all that is held. Needs a transaction."""
+    db.execute("DELETE FROM holdings")

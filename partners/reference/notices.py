@@ -7,7 +7,7 @@ from typing import Any
 
 Item = tuple[str, str]  # the key of a subject and of one of its items
 
-REMOVING_KINDS = {"opt_out", "deletion", "recall", "offboarding"}
+REMOVING_KINDS = {"opt_out", "deletion", "recall"}
 
 # What JSON of an unexpected shape raises.
 UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -31,6 +31,8 @@ def read_notice(line: Mapping[str, Any], *, epoch: int) -> Notice:
         # Nothing to remove. After a reinstatement, past removals stand; and a wish withdrawn before it was sent
         # comes at all only so that the stream has no holes.
         items_url = None
+    elif kind == "offboarding":
+        items_url = None  # everything that we hold; nothing is listed
     elif kind not in REMOVING_KINDS:
         # We must not say "completed" to what we do not understand.
         raise ValueError(f"unknown kind of notice: {kind}")

@@ -17,6 +17,8 @@ def take(db: sqlite3.Connection, notice: Notice, *, slug: str, now: datetime) ->
         " VALUES (:epoch, :sequence, :kind, :items_total, :items_url, 'pending', :now) ON CONFLICT DO NOTHING",
         vars(notice) | {"now": utc_text(now)},
     ).rowcount
+    if is_new and notice.kind == "offboarding":
+        holdings.remove_everything(db)
     if is_new and notice.items_url is None:
         complete(db, notice.epoch, notice.sequence, notice.items, slug=slug, now=now)
 

@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, link, shorten
 from removal.admin.words import as_hex, state_badge
-from removal.models import Dataset, Disclosure, ManifestEntry, Release
+from removal.models import Alarm, Dataset, Disclosure, ManifestEntry, Preference, Release
 
 MOST_ENTRIES = 100
 
@@ -43,6 +43,7 @@ class ReleaseAdmin(ReadOnlyAdmin):
         "dataset",
         "standing",
         "source",
+        "usages",
         "created_at",
         "sealed_at",
         "subject_count",
@@ -112,3 +113,51 @@ class DisclosureAdmin(ReadOnlyAdmin):
     @admin.display(description="reference")
     def name(self, disclosure: Disclosure) -> str:
         return shorten(disclosure.reference)
+
+
+@admin.register(Preference)
+class PreferenceAdmin(ReadOnlyAdmin):
+    explanation = "What each source says a subject allows. Those without an end are in force; the gate asks them."
+    when_empty = "Nobody has said anything yet. Platforms send preferences to /v1/preferences."
+    list_display = ("of_subject", "usage", "value", "source", "valid_from", "valid_to", "said_by")
+    list_filter = ("source", "value", "usage", ("valid_to", admin.EmptyFieldListFilter))
+    list_select_related = ("subject", "request")
+    search_fields = ("subject__key__exact",)
+    search_help_text = "A subject's key, exactly."
+    fields = ("of_subject", "usage", "value", "source", "valid_from", "valid_to", "said_by")
+
+    @admin.display(description="subject")
+    def of_subject(self, preference: Preference) -> str:
+        return shorten(preference.subject.key)
+
+    @admin.display(description="request")
+    def said_by(self, preference: Preference) -> SafeString | str:
+        return link(preference.request) if preference.request else "-"
+
+
+@admin.register(Alarm)
+class AlarmAdmin(ReadOnlyAdmin):
+    explanation = "Removed content that came back among the candidates for a release. It was kept out; mend its feed."
+    when_empty = "Nothing that was removed has come back."
+    list_display = ("raised_at", "of_subject", "items", "feed_name", "for_release", "by_request")
+    list_filter = ("release",)
+    list_select_related = ("subject", "release", "request")
+    search_fields = ("feed__exact", "subject__key__exact")
+    search_help_text = "A feed or a subject's key, exactly."
+    fields = ("raised_at", "of_subject", "items", "feed_name", "for_release", "by_request")
+
+    @admin.display(description="subject")
+    def of_subject(self, alarm: Alarm) -> str:
+        return shorten(alarm.subject.key)
+
+    @admin.display(description="feed")
+    def feed_name(self, alarm: Alarm) -> str:
+        return shorten(alarm.feed)
+
+    @admin.display(description="release")
+    def for_release(self, alarm: Alarm) -> SafeString:
+        return link(alarm.release)
+
+    @admin.display(description="removed by")
+    def by_request(self, alarm: Alarm) -> SafeString:
+        return link(alarm.request)

@@ -14,7 +14,6 @@ from removal.api import bulk, schemas
 from removal.api.auth import KeyRequest, PlatformKey, actor
 from removal.api.problems import check_parameters
 from removal.api.streams import NDJSON, open_body
-from removal.manifests import read_ndjson
 from removal.models import Release
 
 router = Router(auth=PlatformKey())
@@ -101,50 +100,50 @@ def _status(request: KeyRequest, public_id: str) -> schemas.RequestStatus:
 def create_release(request: KeyRequest, release: schemas.NewRelease) -> Status[schemas.ReleaseStatus]:
     """Start a version of a dataset, and the dataset if it is new."""
     made = ledger.create_release(
-        actor=actor(request), name=release.name, dataset=release.dataset, source=release.source
+        actor=actor(request),
+        name=release.name,
+        dataset=release.dataset,
+        source=release.source,
+        usages=release.usages,
     )
     return Status(201, _describe(made))
 
 
 @router.get("/releases/{name}", tags=["ledger"], response=schemas.ReleaseStatus)
 def show_release(request: KeyRequest, name: ReleaseName) -> schemas.ReleaseStatus:
-    """Show a release: its state and, once it is sealed, its counts and digest."""
-    return _describe(reports.find_release(name=name))
+    """Show a release: its state and, once it is sealed, its counts and digest; before, what has come in parts."""
+    release, uploaded = reports.release_progress(name=name)
+    return _describe(release, uploaded)
 
 
-@router.put(
-    "/releases/{name}/manifest",
-    tags=["ledger"],
-    response=schemas.ManifestCounts,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "description": "Of any length. A line has at most 64 MiB; a subject stands on one line.",
-            "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/ManifestLine"}}},
-        }
-    },
-)
-def replace_manifest(request: KeyRequest, name: ReleaseName) -> ledger.Counts:
-    """Say whose content is in a release, in place of what was said before. Taken whole, or not at all."""
-    return ledger.replace_manifest(actor=actor(request), name=name, entries=read_ndjson(open_body(request)))
+@router.post("/releases/{name}/seal", tags=["ledger"], response=schemas.SealedRelease)
+def seal_release(
+    request: KeyRequest, name: ReleaseName, sealing: schemas.Sealing | None = None
+) -> schemas.SealedRelease:
+    """Fix a release for ever. Only then can it be handed over.
+
+    It is first checked against all that was said until now. What must not be in it is a 409 `opted_out_content`, or is
+    dropped with `{"exclude": true}` and listed in the answer. A manifest that came in parts is sealed with
+    `{"parts": n}`; a 409 `parts_differ` names what is missing.
+    """
+    said = sealing or schemas.Sealing()
+    done = ledger.seal_release(actor=actor(request), name=name, exclude=said.exclude, parts=said.parts)
+    dropped = {"subjects_dropped": done.dropped.subjects, "dropped": done.dropped.first}
+    return schemas.SealedRelease.model_validate(vars(_describe(done.release)) | dropped)
 
 
-@router.post("/releases/{name}/seal", tags=["ledger"], response=schemas.ReleaseStatus)
-def seal_release(request: KeyRequest, name: ReleaseName) -> schemas.ReleaseStatus:
-    """Fix a release for ever. Only then can it be handed over."""
-    return _describe(ledger.seal_release(actor=actor(request), name=name))
-
-
-def _describe(release: Release) -> schemas.ReleaseStatus:
+def _describe(release: Release, uploaded: reports.UploadedParts | None = None) -> schemas.ReleaseStatus:
     return schemas.ReleaseStatus(
         name=release.name,
         dataset=release.dataset.name,
         source=release.source,
+        usages=release.usages,
         state=release.state,
         subjects=release.subject_count,
         items=release.item_count,
         digest=bytes(release.digest).hex() if release.digest else None,
         sealed_at=release.sealed_at,
+        uploaded=schemas.UploadedParts.model_validate(uploaded) if uploaded else None,
     )
 
 
@@ -156,14 +155,18 @@ def _describe(release: Release) -> schemas.ReleaseStatus:
 def record_disclosure(
     request: KeyRequest, name: ReleaseName, handover: schemas.NewDisclosure
 ) -> Status[schemas.DisclosureStatus]:
-    """Record that a partner has received a release. 201 the first time, 200 for each repeat of the same handover."""
+    """Record that a partner receives a release. 201 the first time, 200 for each repeat of the same handover.
+
+    Without `disclosed_at` it is about to be handed over: ask before you send anything. A 409 `opted_out_content` lists
+    what must not leave. With `disclosed_at` it has happened, and is recorded whatever stands in it; partners are told.
+    """
     disclosure, is_new = ledger.record_disclosure(
         actor=actor(request),
         release=name,
         partner=handover.partner,
         reference=handover.reference,
         disclosed_at=handover.disclosed_at,
-        usages=tuple(handover.usages),
+        usages=handover.usages,
         now=timezone.now(),
     )
     answer = schemas.DisclosureStatus(

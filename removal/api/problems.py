@@ -18,7 +18,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Un
 from django.views import defaults
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
-from removal import intake, ledger, reports
+from removal import compression, formats, gate, holdings, intake, ledger, preferences, reports, uploads
 from removal.api.streams import BodyCutOff, LengthNeeded, has_untold_length
 from removal.manifests import Unreadable
 
@@ -56,6 +56,7 @@ class Problem(Exception):
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(code)
         self.status = status
@@ -63,6 +64,7 @@ class Problem(Exception):
         self.detail = detail
         self.errors = errors
         self.headers = headers
+        self.more = more or {}
 
     def as_response(self) -> HttpResponse:
         body: dict[str, Any] = {
@@ -71,6 +73,7 @@ class Problem(Exception):
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
+            **self.more,
         }
         if self.errors:
             body["errors"] = [asdict(error) for error in self.errors]
@@ -149,10 +152,34 @@ def problem_of(error: Exception) -> Problem:
             return Problem(409, "release_is_sealed", "A sealed release never changes. Make a new one.")
         case ledger.ReleaseIsNotSealed():
             return Problem(409, "release_is_not_sealed", "Only a sealed release is handed over. Seal it first.")
+        case ledger.ContentMustGo():
+            return Problem(
+                409,
+                "opted_out_content",
+                f'{error} The first are listed. Take them out, or seal with {{"exclude": true}}; a sealed release '
+                "with such content is handed to nobody any more.",
+                more={"subjects": error.subjects, "content": [asdict(exclusion) for exclusion in error.first]},
+            )
         case ledger.EmptyManifest():
             return Problem(409, "empty_manifest", "The release has no content. PUT its manifest first.")
         case ledger.InvalidManifest():
             return Problem(422, "invalid_manifest", str(error))
+        case ledger.PartsDiffer():
+            return Problem(409, "parts_differ", str(error))
+        case uploads.HasWholeManifest():
+            return Problem(409, "has_whole_manifest", "Its manifest came whole. PUT an empty one, then the parts.")
+        case uploads.InvalidPart():
+            return invalid_fields([FieldError("number", str(error))])
+        case formats.UnknownFormat():
+            return Problem(415, "unknown_format", str(error))
+        case compression.CannotUnpack():
+            return Problem(422, "cannot_unpack", f"The body cannot be unpacked. {error}")
+        case gate.InvalidCandidate():
+            return Problem(422, "invalid_candidate", f"{error} Nothing was released.")
+        case preferences.UnknownSubject():
+            return Problem(404, "unknown_subject", "Nothing was ever recorded about this subject.")
+        case holdings.UnknownPartner():
+            return Problem(404, "unknown_partner", "No partner has this slug.")
         case reports.UnknownNotice():
             return Problem(404, "unknown_sequence", "You have been sent no notice with this number.")
         case Http404():
@@ -174,7 +201,13 @@ def problem_of(error: Exception) -> Problem:
 
 
 # A name or a number that cannot be gets the same answer as one that is not.
-UNKNOWN = {"public_id": intake.UnknownRequest, "name": ledger.UnknownRelease, "sequence": reports.UnknownNotice}
+UNKNOWN = {
+    "public_id": intake.UnknownRequest,
+    "name": ledger.UnknownRelease,
+    "sequence": reports.UnknownNotice,
+    "slug": holdings.UnknownPartner,
+    "subject": preferences.UnknownSubject,
+}
 
 
 def _problem_of_validation(request: HttpRequest, error: ValidationError) -> Problem:

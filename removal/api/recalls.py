@@ -34,7 +34,7 @@ def record_recall(
     request: KeyRequest,
     idempotency_key: IdempotencyKey,
     release: Annotated[list[schemas.Name], Query(min_length=1, max_length=100)],
-    reason: Annotated[schemas.Reason | None, Query(description="Missing means shared_in_error.")] = None,
+    reason: Annotated[schemas.Reason | None, Query(description="Default: shared_in_error.")] = None,
 ) -> Status[recall.Recalled]:
     """Take back subjects and items of named releases, shared in error: NDJSON in. Only their holders are told.
 
@@ -45,7 +45,9 @@ def record_recall(
     done = recall.record_recall(
         source=request.auth.source,
         actor=actor(request),
-        recall=recall.Recall(idempotency_key=idempotency_key, releases=tuple(release), reason=reason or "shared_in_error"),
+        recall=recall.Recall(
+            idempotency_key=idempotency_key, releases=tuple(release), reason=reason or "shared_in_error"
+        ),
         lines=_read_lines(open_body(request)),
         now=timezone.now(),
     )

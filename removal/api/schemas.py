@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from removal import intake, payload, statements
+from removal import intake, ledger, payload, statements
 from removal.manifests import check_key, check_text
-from removal.models import Release, RemovalRequest
+from removal.models import Preference, Release, RemovalRequest
 from removal.models.ledger import NAME_PATTERN
 from removal.models.subjects import USAGES
+from removal.preferences import CONTAINER_STATES, Choice
 
 MAX_ITEMS = 100_000  # of one request
 MAX_NUMBER = 2**63 - 1  # PostgreSQL's bigint
@@ -139,9 +140,21 @@ class RecallLine(Said):
 
 
 class NewRelease(Said):
+    """A version of a dataset. The gate keeps out whoever refuses one of its ``usages``."""
+
     name: Name
     dataset: Name
     source: Label = ""
+    usages: Usages = ["all"]
+
+
+class Sealing(Said):
+    """``exclude`` drops what must not be in the release; without it, the release is not sealed."""
+
+    exclude: bool = False
+    parts: Annotated[
+        int | None, Field(ge=1, le=ledger.MAX_PARTS, description="How many parts the manifest came in, if it did.")
+    ] = None
 
 
 class NewDisclosure(Said):
@@ -149,8 +162,25 @@ class NewDisclosure(Said):
 
     partner: Annotated[str, Field(pattern=SLUG_PATTERN)]
     reference: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_text)]
-    disclosed_at: Time | None = Field(None, description="Missing means now.")
-    usages: Usages = ["all"]
+    disclosed_at: Time | None = Field(
+        None,
+        description="When it was handed over: recorded as a fact, whatever stands in it. Missing means that it is "
+        "handed over now: refused (opted_out_content) if somebody has opted out since it was sealed.",
+    )
+    usages: Usages | None = Field(None, description="Missing means those that the partner is licensed for.")
+
+
+class PreferenceLine(Said):
+    """What one source says a subject allows for one usage, from ``valid_from`` on; missing means from now on."""
+
+    subject: Key
+    usage: Usage
+    value: Literal["allow", "disallow"]
+    source: Annotated[str, AfterValidator(_one_of(Preference.Source.values)), _enum(Preference.Source.values)]
+    valid_from: Time | None = None
+
+    def as_choice(self) -> Choice:
+        return Choice(self.subject, self.usage, self.value, self.source, self.valid_from)
 
 
 class ItemOutcome(Said):
@@ -204,9 +234,23 @@ class Answered(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
+def _public_id(request: RemovalRequest | None) -> str | None:
+    return request.public_id if request else None
+
+
 class InvalidField(Answered):
     field: str
     message: str
+
+
+class Exclusion(Answered):
+    """What was kept out. ``items`` null is the whole subject; ``preference`` and ``request`` say on whose word."""
+
+    subject: str
+    items: list[str] | None
+    rule: str = Field(description="A preference's source, default, deletion or recall.")
+    preference: int | None
+    request: str | None
 
 
 class ProblemDetails(Answered):
@@ -218,6 +262,8 @@ class ProblemDetails(Answered):
     code: str
     detail: str
     errors: list[InvalidField] = []
+    subjects: int | None = Field(None, description="With opted_out_content: how many must go.")
+    content: list[Exclusion] = Field([], description="With opted_out_content: the first hundred of them.")
 
 
 class RecordedRequest(Answered):
@@ -241,6 +287,51 @@ class BulkAnswer(Answered):
     status: Literal["created", "repeated", "conflict", "invalid"]
     id: str | None = None
     error: BulkError | None = None
+
+
+class PreferenceAnswer(Answered):
+    """What became of a line. A conflict is ``opt_out_stands`` or ``too_late``. The last line as in BulkAnswer."""
+
+    line: int
+    status: Literal["created", "unchanged", "conflict", "invalid"]
+    error: BulkError | None = None
+
+
+class PreferenceRow(Answered):
+    """What one source said. ``request`` is the opt-out or reinstatement that said it."""
+
+    id: int
+    usage: str
+    value: str
+    source: str
+    valid_from: datetime
+    valid_to: datetime | None
+    request: Annotated[str | None, BeforeValidator(_public_id)]
+
+
+class PrevailingPreference(Answered):
+    """What holds for a usage. ``rule`` is the source that prevails, or ``default`` where nobody said anything."""
+
+    value: str
+    rule: str
+    preference: int | None
+
+
+class Preferences(Answered):
+    subject: str
+    prevails: dict[str, PrevailingPreference] = Field(description="By usage, for content that is public.")
+    in_force: list[PreferenceRow]
+    history: list[PreferenceRow] = Field(description="What has ended: the newest 1,000.")
+
+
+class GateAnswer(Answered):
+    """A line of the gate's answer that is no candidate: a decision, or the end with its counts of items."""
+
+    decision: Exclusion | None = None
+    end: Literal[True] | None = None
+    allowed: int | None = None
+    excluded: int | None = None
+    digest: str | None = Field(None, description="SHA-256 of the lines that may pass, in hexadecimal.")
 
 
 class RefusedRecallLine(Answered):
@@ -301,22 +392,49 @@ class RequestList(Answered):
     next: str | None = Field(description="Where the rest is.")
 
 
+class UploadedParts(Answered):
+    """What has come of a manifest in parts: the numbers as ranges [first, last]."""
+
+    parts: list[tuple[int, int]]
+    subjects: int
+    items: int
+
+
 class ReleaseStatus(Answered):
     """A release. Counts and digest are fixed when it is sealed, and null before."""
 
     name: str
     dataset: str
     source: str
+    usages: list[str]
     state: Annotated[str, _enum(Release.State.values)]
     subjects: int | None
     items: int | None
     digest: str | None = Field(description="SHA-256 of its content, in hexadecimal.")
     sealed_at: datetime | None
+    uploaded: UploadedParts | None = Field(None, description="While it is building, and comes in parts.")
+
+
+class SealedRelease(ReleaseStatus):
+    """A sealed release. Of the ``subjects_dropped``, the first hundred are in ``dropped``, with so many items each."""
+
+    subjects_dropped: int
+    dropped: list[Exclusion]
 
 
 class ManifestCounts(Answered):
     subjects: int
     items: int
+
+
+class ManifestPart(Answered):
+    """A part as it stands now. ``changed`` is false when the same bytes had come before."""
+
+    number: int
+    digest: Annotated[str, BeforeValidator(bytes.hex)] = Field(description="SHA-256 of its bytes, in hexadecimal.")
+    subjects: int
+    items: int
+    changed: bool
 
 
 class DisclosureStatus(Answered):
@@ -325,6 +443,85 @@ class DisclosureStatus(Answered):
     reference: str
     disclosed_at: datetime
     usages: list[str]
+
+
+class Holder(Answered):
+    """What one handover gave a partner of a subject. ``items`` are the first thousand of ``items_total``."""
+
+    partner: str
+    release: str
+    items_total: int
+    items: list[str]
+    usages: list[str]
+    disclosed_at: datetime
+    reference: str
+    removed_at: datetime | None = Field(description="When the partner attested that all of it is gone.")
+
+
+class Holders(Answered):
+    subject: str
+    as_of: datetime
+    holders: list[Holder]
+
+
+class HeldRelease(Answered):
+    release: str
+    state: str
+    subjects: int
+    items: int
+    handovers: int
+    first_disclosed_at: datetime
+    last_disclosed_at: datetime
+
+
+class OpenNotice(Answered):
+    sequence: int
+    request: str
+    planned_at: datetime
+    respond_by: datetime
+
+
+class Holdings(Answered):
+    """What a partner was given in all, and what it still has to answer."""
+
+    partner: str
+    items: int = Field(description="The sum over its releases; an item in two of them counts twice.")
+    releases: list[HeldRelease]
+    open_notices: int
+    overdue_notices: int
+    oldest: OpenNotice | None = Field(description="The open notice that was, or will be, due first.")
+
+
+class Handover(Answered):
+    release: str
+    reference: str
+    disclosed_at: datetime
+    recorded_at: datetime
+
+
+class Window(Answered):
+    """What a partner was given of a request's content before it was told of it (``told_at`` null: not yet)."""
+
+    partner: str
+    told_at: datetime | None
+    handovers: list[Handover]
+
+
+class Windows(Answered):
+    partners: list[Window]
+
+
+class ReleaseWith(Answered):
+    """A release with content of a request. How much is null for a request about more than 1,000 subjects."""
+
+    release: str
+    state: str
+    subjects: int | None
+    items: int | None
+
+
+class ReleasesWith(Answered):
+    releases: list[ReleaseWith]
 
 
 class RefusedLine(Answered):
@@ -367,6 +564,14 @@ class ManifestLine(Said):
     items: Annotated[list[Key], Field(min_length=1)]
 
 
+class CandidateLine(Said):
+    """A subject, which of its items may go into a release, and the state its container is in."""
+
+    subject: Key
+    items: Annotated[list[Key], Field(min_length=1)]
+    container_state: Annotated[str, _enum(CONTAINER_STATES)]
+
+
 class WebhookData(TypedDict):
     partner: str
     epoch: int
@@ -386,4 +591,15 @@ class WebhookMessage(TypedDict):
     data: WebhookData
 
 
-UNSEEN = (BulkRequest, BulkAnswer, RecallLine, ManifestLine, AcknowledgementLine, ProblemDetails)
+UNSEEN = (
+    BulkRequest,
+    BulkAnswer,
+    RecallLine,
+    PreferenceLine,
+    PreferenceAnswer,
+    CandidateLine,
+    GateAnswer,
+    ManifestLine,
+    AcknowledgementLine,
+    ProblemDetails,
+)

@@ -14,7 +14,7 @@ from ninja.parser import Parser
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from removal.api import partner, platform, problems, recalls, schemas, wellknown
+from removal.api import gate, partner, platform, preferences, problems, questions, recalls, schemas, uploads, wellknown
 from removal.manifests import read_json
 
 REF = "#/components/schemas/{model}"
@@ -88,7 +88,11 @@ api = Api(
 for _kind in (Exception, Http404, HttpError, ValidationError):  # ninja has answers of its own to the last three
     api.add_exception_handler(_kind, problems.answer)
 api.add_router("/v1", platform.router)
+api.add_router("/v1", uploads.router)
 api.add_router("/v1", recalls.router)
+api.add_router("/v1", questions.router)
+api.add_router("/v1", preferences.router)
+api.add_router("/v1", gate.router)
 api.add_router("/v1", partner.router)
 api.add_router("", wellknown.router)
 

@@ -149,6 +149,11 @@ CLOCK_SKEW = timedelta(minutes=5)
 # The partner's clock: from the moment a notice is planned (design §5).
 NOTICE_RESPOND_WITHIN = timedelta(days=env_number("NOTICE_RESPOND_WITHIN_DAYS", 30))
 
+# What holds for a subject of whom nobody has said anything (removal/preferences.py).
+DEFAULT_PREFERENCE = env("DEFAULT_PREFERENCE", "allow")
+if DEFAULT_PREFERENCE not in {"allow", "disallow"}:
+    raise ImproperlyConfigured(f"DEFAULT_PREFERENCE is {DEFAULT_PREFERENCE!r}; write allow or disallow.")
+
 # Tests only: "point:FILE" kills the process once at a named point (removal/crashpoints.py); `check --deploy` refuses.
 CRASH_AT = env("CRASH_AT")
 

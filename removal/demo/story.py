@@ -11,7 +11,7 @@ from django.db import connection
 from django.utils import timezone
 
 from partners.models import Partner
-from removal import invariants, ledger, partnerships, wxr
+from removal import invariants, ledger, partnerships, uploads, wxr
 from removal.demo.processes import Processes, free_port
 from removal.models import Attempt
 from removal.models.identifiers import new_ulid
@@ -160,7 +160,7 @@ class Story:
         for name, contents in (("site", {site: items}), ("blogs", blogs)):
             ledger.create_release(actor="command:demo", name=f"{name}-{self.run}", dataset="demo", source="demo")
             entries = (ledger.Entry(n, subject, held) for n, (subject, held) in enumerate(contents.items(), start=1))
-            ledger.replace_manifest(actor="command:demo", name=f"{name}-{self.run}", entries=entries)
+            uploads.replace_manifest(actor="command:demo", name=f"{name}-{self.run}", entries=entries)
             ledger.seal_release(actor="command:demo", name=f"{name}-{self.run}")
         return [site, *list(blogs)[: BLOGS // 2]]
 

@@ -73,4 +73,24 @@ INVARIANTS = (
          where state = 'sending' and lease_until < clock_timestamp() - %(long_over)s
         """,
     ),
+    # Streams for which some worker should have done something by now: a message long due, or a number that could be
+    # put into one. Not of a partner that is paused, or whose endpoint is suspended.
+    Invariant(
+        "no_stream_is_left_standing",
+        7,
+        """
+        select count(*)
+          from removal_stream s
+          join partners_partner p on p.id = s.partner_id and p.state = 'live'
+          join partners_endpoint e on e.partner_id = s.partner_id and e.state = 'open'
+         where exists (select from removal_delivery d
+                        where d.stream_id = s.partner_id and d.state = 'waiting'
+                          and d.due_at < clock_timestamp() - %(long_over)s)
+            or not exists (select from removal_delivery d
+                            where d.stream_id = s.partner_id and d.state in ('waiting', 'sending'))
+           and exists (select from removal_notice n
+                        where n.stream_id = s.partner_id and n.epoch = s.epoch and n.sequence = s.packed_through + 1
+                          and n.planned_at < clock_timestamp() - %(long_over)s)
+        """,
+    ),
 )

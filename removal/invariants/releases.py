@@ -19,6 +19,30 @@ INVARIANTS = (
                               and p.valid_to is null and p.value = 'disallow')
         """,
     ),
+    # Opt-outs, deletions and recalls that stood at the sealing, and were recorded so long before it that it must have
+    # seen them. Preferences without a request are left out: when they were recorded, nobody knows.
+    Invariant(
+        "no_disclosed_release_was_sealed_with_opted_out_content",
+        4,
+        """
+        select count(*)
+          from removal_release l
+         where l.state <> 'building' and exists (select from removal_disclosure d where d.release_id = l.id)
+           and (exists (select from removal_manifestentry m join removal_preference p on p.subject_id = m.subject_id
+                         where m.release_id = l.id and p.request_id is not null and p.value = 'disallow'
+                           and (p.usage = 'all' or l.usages && array['all', p.usage::text])
+                           and p.valid_from < l.sealed_at - %(unplanned_for)s
+                           and (p.valid_to is null or p.valid_to > l.sealed_at))
+                or exists (select from removal_manifestentry m
+                             join removal_requesttarget t on t.subject_id = m.subject_id
+                             join removal_removalrequest r on r.id = t.request_id
+                            where m.release_id = l.id and r.kind in ('deletion', 'recall')
+                              and (t.items is null or m.items && t.items)
+                              and r.recorded_at < l.sealed_at - %(unplanned_for)s
+                              and (r.withdrawn_at is null or r.withdrawn_at > l.sealed_at)
+                              and (r.ended_at is null or r.ended_at > l.sealed_at)))
+        """,
+    ),
     Invariant(
         "only_sealed_releases_are_disclosed",
         4,

@@ -72,9 +72,10 @@ class Release(models.Model):
 
 
 class ManifestEntry(models.Model):
-    """A subject's items in a release, and the part of the upload it came in. Hash-partitioned by subject, so that a request reads one partition.
+    """A subject's items in a release, and the part of the upload it came in.
 
-    Loaded set-based from a staging table whose join makes the references right; so no foreign-key check per row.
+    Hash-partitioned by subject, so that a request reads one partition. Loaded set-based from a staging
+    table whose join makes the references right; so no foreign-key check per row.
     """
 
     pk = models.CompositePrimaryKey("subject_id", "release_id")

@@ -14,7 +14,9 @@ from django.utils import timezone
 
 from partners.models import Partner
 from removal import delivery, intake, invariants, planning
-from removal.models import Notice, Release
+from removal.acknowledgement import acknowledge
+from removal.models import Notice, Release, Stream
+from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults]
@@ -67,7 +69,7 @@ def run_at_once(*actions: Callable[[], None]) -> None:
 
 
 def race(seed: int) -> None:
-    """Let writers, planners and a claimer loose on one ledger until the writers are done; then plan what is left."""
+    """Let writers, planners, a claimer and an answerer loose on one ledger; then plan what is left."""
     partners = [make_partner().partner for _ in range(3)]
     releases = [
         make_release(contents={subject: [f"post:{i}" for i in range(1, 3)] for subject in SUBJECTS[first:]})
@@ -91,13 +93,21 @@ def race(seed: int) -> None:
             for partner in partners:
                 delivery.claim_due(partner_id=partner.pk)
 
+    def answer() -> None:
+        while writing.is_set():
+            for stream in Stream.objects.order_by("partner_id"):
+                said = [
+                    Statement(status="completed", text="{}", sequence=n) for n in range(1, stream.packed_through + 1)
+                ]
+                acknowledge(partner_id=stream.pk, key_prefix="rk_test", statements=said)
+
     def write_all() -> None:
         try:
             run_at_once(*(lambda number=number: write(number) for number in range(WRITERS)))
         finally:
             writing.clear()
 
-    run_at_once(write_all, claim, *[plan] * PLANNERS)
+    run_at_once(write_all, claim, answer, *[plan] * PLANNERS)
     planning.plan(budget=timedelta(seconds=30))
 
 

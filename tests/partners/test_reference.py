@@ -346,6 +346,19 @@ def test_withdrawn_wishes_and_reinstatements_remove_nothing(
     assert partner.rows("SELECT subject, item FROM holdings") == [("site:1", "post:1")]
 
 
+def test_an_offboarding_removes_everything(start_partner: StartPartner, service: FakeService, tmp_path: Path) -> None:
+    holds = tmp_path / "holds.ndjson"
+    holds.write_text('{"subject": "site:1", "items": ["post:1"]}\n{"subject": "site:2", "items": ["post:1"]}\n')
+    partner = start_partner("--holds", str(holds))
+    everything = {"sequence": 1, "kind": "offboarding", "request": "r", "items_total": 2, "releases": ["2025-01"]}
+
+    partner.send(message(everything))
+
+    eventually(lambda: partner.status()["answered"] == 1)
+    assert [(line["status"], line["outcomes"]) for line in service.acknowledgements] == [("completed", {})]
+    assert partner.rows("SELECT subject, item FROM holdings") == []
+
+
 # --- messages that are not believed ---
 
 

@@ -2,17 +2,23 @@
 
 import ipaddress
 import json
+import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
 from partners import keys, signing, webhook
 from partners.models import Endpoint, Partner
 from removal import delivery, planning
+from removal.acknowledgement import acknowledge
 from removal.models import Attempt, Delivery, Incident, Notice, Stream
+from removal.partnerships import change_endpoint
+from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Received, Receiver, Reply, listening
 
@@ -219,3 +225,61 @@ def test_any_other_response_is_a_delivery_and_no_acknowledgement(answer: bytes) 
         delivery.drain(partner_id=partner.pk, budget=BUDGET)
     assert Delivery.objects.get().state == "delivered"
     assert Stream.objects.get().received_through == 0
+
+
+def test_a_success_before_the_refusal_does_not_put_a_message_in_quarantine() -> None:
+    replies = iter([503, 200])
+    with listening(lambda _: Reply(next(replies, 400))) as receiver:
+        partner = owe(receiver, notices=2, max_notices=1, window=1)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)  # 1 is refused for now, and holds the window
+        Delivery.objects.update(suspect=True)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)  # 2 arrives
+        Delivery.objects.update(suspect=False)
+        for _ in range(3):
+            make_due(partner)
+            delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    states = Delivery.objects.order_by("first_sequence").values_list("state", flat=True)
+    assert list(states) == ["waiting", "delivered"]
+
+
+def test_a_message_answered_while_its_post_failed_frees_its_place() -> None:
+    def answer_and_fail(message: Received) -> Reply:
+        said = Statement(status="received", text="{}", sequence=message.sequences[0])
+        acknowledge(partner_id=partner.pk, key_prefix="rk_test", statements=[said])
+        connection.close()  # this thread's
+        return Reply(500)
+
+    with listening(answer_and_fail) as receiver:
+        partner = owe(receiver, notices=2, max_notices=1, window=1)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    assert list(Delivery.objects.values_list("state", "delivered_by")) == [("delivered", "acknowledged")] * 2
+
+
+def test_a_new_address_is_tried_at_once() -> None:
+    with listening(lambda _: Reply(410)) as gone, listening() as receiver:
+        partner = owe(gone, notices=1)
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        assert delivery.due_partners() == []
+        change_endpoint(actor="test", slug=partner.slug, url=receiver.url, now=timezone.now())
+        assert delivery.due_partners() == [partner.pk]
+        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    assert receiver.sequences == [1]
+
+
+def test_a_partner_that_is_down_holds_a_worker_for_one_batch() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=3, max_notices=1, window=1)
+    assert delivery.drain(partner_id=partner.pk, budget=BUDGET) is False
+    attempt = Attempt.objects.get()
+    assert (attempt.outcome, attempt.reason.partition(":")[0]) == ("unreachable", "connection")
+
+
+def test_nothing_is_sent_after_the_lease() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=1)
+        [claim] = delivery.claim_due(partner_id=partner.pk)
+        frozen = replace(claim, lease_ends=time.monotonic())
+        with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
+            result = delivery.send(frozen, line=line)
+    assert receiver.received == []
+    assert isinstance(result.outcome, webhook.Unreachable)

@@ -142,10 +142,10 @@ DAMAGE = [
     (  # the wish was ended by a reinstatement that its holders were never told of
         "every_reinstatement_is_told_last",
         """with back as (
-               insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at, respond_by,
-                   source, idempotency_key, body_digest, state, outcome, closed_at, round)
-               values ('back', 'reinstatement', 'user_request', '{all}', '', now(), now(), 'blogs', 'back', '', 'closed',
-                   'nothing_disclosed', now(), 1) returning id)
+               insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at,
+                   respond_by, source, idempotency_key, body_digest, state, outcome, closed_at, round)
+               values ('back', 'reinstatement', 'user_request', '{all}', '', now(), now(), 'blogs', 'back', '',
+                   'closed', 'nothing_disclosed', now(), 1) returning id)
            update removal_removalrequest set ended_at = now(), ended_by_id = back.id from back
             where removal_removalrequest.id = %(under_way)s""",
     ),
@@ -196,6 +196,16 @@ DAMAGE = [
         "update removal_delivery set parent_id = null where parent_id is not null and first_sequence = 3",
     ),
     ("every_opt_out_is_in_force", "update removal_preference set valid_to = now() where request_id = %(whole)s"),
+    (
+        "no_disclosed_release_was_sealed_with_opted_out_content",
+        """update removal_preference set valid_from = now() - interval '1 hour' where request_id = %(under_way)s;
+           update removal_release set sealed_at = now() - interval '49 minutes' where name = '2024-02'""",
+    ),
+    (
+        "no_disclosed_release_was_sealed_with_opted_out_content",
+        """update removal_removalrequest set recorded_at = now() - interval '1 hour' where id = %(partial)s;
+           update removal_release set sealed_at = now() - interval '49 minutes' where name = '2024-02'""",
+    ),
     (
         "only_sealed_releases_are_disclosed",
         """insert into removal_disclosure (release_id, partner_id, disclosed_at, usages, reference, recorded_at)
@@ -292,6 +302,11 @@ DAMAGE = [
     (
         "no_lease_is_long_over",
         "update removal_delivery set lease_until = now() - interval '11 minutes' where state = 'sending'",
+    ),
+    (
+        "no_stream_is_left_standing",
+        """update removal_notice set planned_at = now() - interval '11 minutes'
+            where stream_id = %(acme)s and sequence = 4""",
     ),
     (
         "every_log_entry_has_its_digest",

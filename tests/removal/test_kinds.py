@@ -1,12 +1,15 @@
 """Recall, offboarding, reinstatement: the same path, told to those who hold it."""
 
+import threading
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from partners.models import Partner
-from removal import delivery, intake, large, ledger, payload, planning, recall
+from removal import intake, invariants, large, ledger, payload, planning, recall
 from removal.models import MatchedPiece, Notice, Preference, RemovalRequest
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 
@@ -91,6 +94,7 @@ def test_a_large_recall_is_matched_in_pieces_and_can_go_on_where_it_stands(monke
     contents = {f"site:{n}": ["post:1", "post:2"] for n in range(30)}
     disclosures = [disclose(make_release(name, contents=contents), holder).pk for name in ("a", "b")]
     plan()
+    late_release = make_release("late", contents={"site:1": ["post:9"]})
     call_back(("a", "b"), *[(subject, None) for subject in contents])
     plan()
     assert Notice.objects.count() == 0
@@ -99,7 +103,7 @@ def test_a_large_recall_is_matched_in_pieces_and_can_go_on_where_it_stands(monke
     assert large._match_piece() == (RemovalRequest.objects.get().pk, False)
     # An opt-out and a late handover beside it are planned as ever.
     opt_out = record(make_wish("site:3"))
-    disclose(make_release("late", contents={"site:1": ["post:9"]}), late)
+    disclose(late_release, late)
     plan()
     assert Notice.objects.get().request == opt_out
     assert planning.reconcile() == planning.Round(0, 0, 0, ())
@@ -256,7 +260,53 @@ def test_a_withdrawn_large_recall_is_matched_no_further(monkeypatch: pytest.Monk
     done = call_back(("a",), ("site:1", None), ("site:2", None))
     large._start()
     large._match_piece()
+    request = RemovalRequest.objects.get()
     intake.withdraw_request(source="blogs", actor="test", public_id=done.public_id)
     assert large.advance(budget=BUDGET) == set()
-    assert Notice.objects.count() == 0
-    delivery.reap()
+    assert large._finish(request.pk) == planning.Round(0, 0, 0, ())  # it was at the last step already
+    assert Notice.objects.count() == MatchedPiece.objects.count() == 0
+    request.refresh_from_db()
+    assert (request.state, request.outcome) == ("closed", "withdrawn")
+
+
+def test_a_large_recall_stays_open_for_the_notice_of_a_late_handover(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "LARGE", 1)
+    release = make_release("a", contents={"site:1": ["post:1"], "site:2": ["post:1"]})
+    call_back(("a",), ("site:1", None), ("site:2", None))
+    large._start()
+    disclose(release, make_partner().partner)
+    plan()
+    large.advance(budget=BUDGET)
+    assert RemovalRequest.objects.get().state == "planned"
+
+
+def test_of_a_reinstatement_and_an_opt_out_at_once_the_later_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reinstatement is held where its request is written and its subject is not yet looked at."""
+    record(make_wish("site:1"))
+    written, go_on = threading.Event(), threading.Event()
+    settle = intake._settle_preferences
+
+    def hold(*arguments: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            written.set()
+            go_on.wait(2)
+        settle(*arguments)
+
+    monkeypatch.setattr(intake, "_settle_preferences", hold)
+
+    def come_back() -> None:
+        try:
+            record(make_wish("site:1", kind="reinstatement"))
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=come_back)
+    thread.start()
+    assert written.wait(5)
+    threading.Timer(0.3, go_on.set).start()
+    again = record(make_wish("site:1", usages=("train-ai",)))  # waits for the reinstatement
+    thread.join()
+    again.refresh_from_db()
+    assert (again.repeats, again.ended_by) == (None, None)
+    broken = {name: count for name, count in invariants.check().items() if count}
+    assert broken == {}

@@ -1,7 +1,6 @@
 """Releases are filled, sealed for ever, and handed over."""
 
 import hashlib
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -9,15 +8,15 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
-from removal import ledger
-from removal.models import Disclosure, LogEntry, ManifestEntry, Release, Stream, Subject
+from removal import ledger, uploads
+from removal.models import Disclosure, LogEntry, ManifestEntry, Release, Stream
 from tests.factories import disclose, make_partner, make_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def fill(name: str, *entries: tuple[str, list[str]]) -> ledger.Counts:
-    return ledger.replace_manifest(
+    return uploads.replace_manifest(
         actor="test",
         name=name,
         entries=(ledger.Entry(line, subject, items) for line, (subject, items) in enumerate(entries, start=1)),
@@ -26,41 +25,6 @@ def fill(name: str, *entries: tuple[str, list[str]]) -> ledger.Counts:
 
 def manifest(release: Release) -> dict[str, list[str]]:
     return {entry.subject.key: entry.items for entry in ManifestEntry.objects.filter(release=release)}
-
-
-def test_a_manifest_is_replaced_as_a_whole() -> None:
-    release = make_release("r", contents={"site:1": ["post:1"], "site:2": ["post:2"]}, sealed=False)
-    assert fill("r", ("site:3", ["post:3", "post:4"])) == ledger.Counts(subjects=1, items=2)
-    assert manifest(release) == {"site:3": ["post:3", "post:4"]}
-
-
-@pytest.mark.parametrize(
-    ("entries", "line"),
-    [
-        ([("site:1", ["a"]), ("site:2", ["a"]), ("site:1", ["b"])], 3),
-        ([("site:1", ["a"]), ("site:2", ["a", "b", "a"])], 2),
-        ([("site:1", [])], 1),
-    ],
-)
-def test_what_stands_twice_or_is_empty_is_refused_and_nothing_kept(entries: list[tuple[str, list[str]]], line: int) -> None:
-    release = make_release("r", contents={"site:9": ["post:1"]}, sealed=False)
-    with pytest.raises(ledger.InvalidManifest) as refused:
-        fill("r", *entries)
-    assert refused.value.line == line
-    assert manifest(release) == {"site:9": ["post:1"]}
-    assert list(Subject.objects.values_list("key", flat=True)) == ["site:9"]
-
-
-def test_an_upload_that_breaks_off_keeps_nothing() -> None:
-    release = make_release("r", contents={"site:9": ["post:1"]}, sealed=False)
-
-    def broken() -> Iterator[ledger.Entry]:
-        yield ledger.Entry(1, "site:1", ["a"])
-        raise ledger.InvalidManifest(2, "broken off")
-
-    with pytest.raises(ledger.InvalidManifest):
-        ledger.replace_manifest(actor="test", name="r", entries=broken())
-    assert manifest(release) == {"site:9": ["post:1"]}
 
 
 def test_a_sealed_release_knows_its_counts_and_a_digest_of_its_content() -> None:

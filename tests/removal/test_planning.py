@@ -68,19 +68,21 @@ def test_a_disclosure_recorded_later_adds_a_notice_and_opens_the_request_again()
 def test_a_second_handover_to_the_same_partner_is_a_notice_of_a_later_round() -> None:
     partner = make_partner().partner
     disclose(make_release(contents={"site:1": ["post:1"]}), partner)
+    later = make_release(contents={"site:1": ["post:1", "post:2"]})
     record(make_wish("site:1"))
     planning.plan(budget=BUDGET)
-    disclose(make_release(contents={"site:1": ["post:1", "post:2"]}), partner)
+    disclose(later, partner)
     planning.plan(budget=BUDGET)
     assert list(Notice.objects.order_by("sequence").values_list("sequence", "item_count")) == [(1, 1), (2, 2)]
 
 
 def test_a_request_that_meets_no_disclosure_closes_and_stays_active() -> None:
+    release = make_release(contents={"site:1": ["post:1"]})
     request = record(make_wish("site:1"))
     planning.plan(budget=BUDGET)
     request.refresh_from_db()
     assert (request.state, request.outcome) == ("closed", "nothing_disclosed")
-    disclose(make_release(contents={"site:1": ["post:1"]}), make_partner().partner)
+    disclose(release, make_partner().partner)
     planning.plan(budget=BUDGET)
     request.refresh_from_db()
     assert (request.state, request.outcome) == ("planned", "")
@@ -151,11 +153,12 @@ def test_only_one_planner_runs_at_a_time() -> None:
 def test_the_reconciler_finds_nothing_after_the_planner_and_plans_what_was_missed() -> None:
     partner = make_partner().partner
     disclosure = disclose(make_release(contents={"site:1": ["post:1"]}), partner)
+    later = make_release(contents={"site:1": ["post:2"]})
     request = record(make_wish("site:1"))
     planning.plan(budget=BUDGET)
     assert planning.reconcile() == planning.Round(0, 0, 0, ())
 
-    second = disclose(make_release(contents={"site:1": ["post:2"]}), partner)
+    second = disclose(later, partner)
     with connection.cursor() as cursor:  # a planner that marked a disclosure without matching it
         cursor.execute(
             "insert into removal_planneddisclosure values (%s, nextval('removal_planner_round'))", [second.pk]

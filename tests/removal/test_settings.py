@@ -47,6 +47,7 @@ def test_without_a_database_url_nothing_starts(tmp_path: Path, command: str) -> 
         ({"DELIVERY_LEASE_SECONDS": "0"}, "DELIVERY_LEASE_SECONDS is '0'"),
         ({"DELIVERY_LEASE_SECONDS": "20"}, "DELIVERY_LEASE_SECONDS"),
         ({"PARTNER_ALLOW_HTTP": "maybe"}, "PARTNER_ALLOW_HTTP is 'maybe'"),
+        ({"DEFAULT_PREFERENCE": "unknown"}, "DEFAULT_PREFERENCE is 'unknown'"),
         ({"PARTNER_ALLOWED_NETWORKS": "10.0.0.1/8"}, "PARTNER_ALLOWED_NETWORKS"),
         ({"SECRET_KEY_FILE": "/nowhere/at/all"}, "SECRET_KEY_FILE names /nowhere/at/all"),
     ],

@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -93,3 +94,18 @@ def test_tasks_may_run_twice_and_for_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert hinted == [partner_id]
     assert receiver.sequences == [1]
     assert Notice.objects.count() == 1
+
+
+def test_a_planner_that_fails_keeps_nothing_from_being_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as receiver:
+        owe_unplanned(receiver)
+        planning.plan(budget=timedelta(seconds=5))
+
+        def fail(**_: object) -> set[int]:
+            raise OperationalError("no")
+
+        monkeypatch.setattr(planning, "plan", fail)
+        sweeper = make_sweeper()
+        sweeper.sweep()
+        finish(sweeper)
+    assert receiver.sequences == [1]

@@ -67,7 +67,9 @@ class Command(BaseCommand):
     def _run(self, story: Story, started: float) -> Result:
         for progress in story.tell():
             if not self.quiet:
-                self.stdout.write(f"\r{progress}" if sys.stdout.isatty() else str(progress), ending="" if sys.stdout.isatty() else "\n")
+                # On a terminal the line is written over; elsewhere each stands by itself.
+                start, end = ("\r", "") if sys.stdout.isatty() else ("", "\n")
+                self.stdout.write(f"{start}{progress}", ending=end)
                 self.stdout.flush()
         return Result(progress, time.monotonic() - started, count_violations())
 

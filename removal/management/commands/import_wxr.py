@@ -9,8 +9,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from removal import ledger, wxr
+from removal import formats, ledger, uploads, wxr
+from removal.compression import CannotUnpack, unpack
 from removal.models import Release
+
+PIECE_BYTES = 64 * 1024
 
 
 class Command(BaseCommand):
@@ -20,7 +23,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, metavar="FILE", help="the export, as WordPress wrote it")
+        parser.add_argument("file", type=Path, metavar="FILE", help="the export, as WordPress wrote it, or .gz or .zst")
         parser.add_argument("--release", required=True, metavar="NAME", help="the release that it goes into")
         parser.add_argument(
             "--dataset", default="wordpress", metavar="NAME", help="of a new release (default wordpress)"
@@ -33,21 +36,24 @@ class Command(BaseCommand):
         try:
             with file.open("rb") as stream:
                 # Read once to the end before anything is made: a broken file leaves nothing behind.
-                export = wxr.read(stream)
+                pieces = iter(lambda: stream.read(PIECE_BYTES), b"")
+                export = formats.open_wxr(unpack(pieces, formats.packing_of_file(file.name)))
                 items = list(_public(export, left_out))
             if not items:
                 raise CommandError(f"{file} has nothing public in it; nothing was imported.")
             if not Release.objects.filter(name=release).exists():
                 ledger.create_release(actor=actor, name=release, dataset=dataset, source=f"wxr:{file.name}")
-            ledger.replace_manifest(actor=actor, name=release, entries=[ledger.Entry(1, export.subject, items)])
+            uploads.replace_manifest(actor=actor, name=release, entries=[ledger.Entry(1, export.subject, items)])
             if seal:
                 ledger.seal_release(actor=actor, name=release)
         except OSError as error:
             raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
-        except wxr.Unreadable as error:
+        except (CannotUnpack, wxr.Unreadable) as error:
             raise CommandError(f"{file}: {error} Nothing was imported.") from error
         except ledger.ReleaseIsSealed as error:
             raise CommandError(f"Release {error} is sealed and never changes. Choose another name.") from error
+        except ledger.ContentMustGo as error:
+            raise CommandError(f"{release} was filled and not sealed. {error}") from error
         except ledger.InvalidName as error:
             raise CommandError(str(error)) from error
         self._report(export.subject, items, left_out, release)

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from partners.models import Partner
 from removal import partnerships
+from removal.models.subjects import USAGES
 
 
 class Command(BaseCommand):
@@ -21,9 +22,16 @@ class Command(BaseCommand):
         add.add_argument("slug", help="its short name in URLs and messages: a-z, 0-9 and -")
         add.add_argument("--url", required=True, help="where its messages go (https)")
         add.add_argument("--name", default="", help="its full name")
+        add.add_argument(
+            "--usages",
+            default="all",
+            help=f"what it may use content for, with commas: {', '.join(USAGES)} (default all)",
+        )
         add.add_argument("--window", type=int, default=4, help="messages on their way at once (default 4)")
         add.add_argument("--max-notices", type=int, default=100, help="notices in a message at most (default 100)")
-        add.add_argument("--rate", type=int, default=50, help="messages in a second at most (default 50)")
+        add.add_argument(
+            "--rate", type=int, default=50, help="messages in a second at most (default 50); not enforced yet"
+        )
         actions.add_parser("list", help="list partners, their state and what they are owed")
         for action, text in (
             ("pause", "stop its messages; what it is owed stays open"),
@@ -52,6 +60,7 @@ class Command(BaseCommand):
             name=name,
             url=url,
             now=timezone.now(),
+            usages=options["usages"].split(","),
             window=options["window"],
             max_notices=options["max_notices"],
             rate_per_second=options["rate"],

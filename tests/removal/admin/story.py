@@ -13,7 +13,7 @@ from django.utils import timezone
 from partners.admin import ReadOnlyAdmin
 from partners.models import Partner
 from removal import acknowledgement, delivery, planning
-from removal.models import Delivery, RemovalRequest
+from removal.models import Alarm, Delivery, Disclosure, RemovalRequest
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Reply, Script, listening
@@ -59,9 +59,17 @@ def tell(*, subject: str = "", response: bytes = b"", text: str = "{}", **said: 
         owe(partner, subject=subject)
         send(partner)
         send(partner)
+    come_back(Disclosure.objects.filter(partner=partner).latest("id"))
     said = {"attestations": [{"claim": "removed_from_corpus"}]} | said
     say(partner, 1, "completed", text=text, outcomes={"removed": 2}, **said)
     return partner
+
+
+def come_back(disclosure: Disclosure) -> None:
+    """Let the content of a release be among the candidates for it again, although a request removed it."""
+    entry = disclosure.release.entries.get()
+    request = RemovalRequest.objects.latest("id")
+    Alarm.objects.create(release=disclosure.release, request=request, subject=entry.subject, feed="backup", items=2)
 
 
 def history() -> Iterator[tuple[type[Model], ReadOnlyAdmin]]:

@@ -52,6 +52,7 @@ def test_every_list_and_every_page_renders_real_rows(desk: Client) -> None:
 def test_everything_that_has_a_page_is_named() -> None:
     assert {model.__name__ for model, _ in history()} == {
         "Acknowledgement",
+        "Alarm",
         "ApiKey",
         "Attempt",
         "Dataset",
@@ -61,6 +62,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "LogEntry",
         "Notice",
         "Partner",
+        "Preference",
         "Release",
         "RemovalRequest",
         "Secret",

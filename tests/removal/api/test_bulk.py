@@ -96,7 +96,11 @@ WRONG_LINES: list[tuple[Any, dict[str, str]]] = [
     ),
     (
         wish(9, kind="unknown"),
-        {"code": "invalid_field", "message": "Input should be 'opt_out', 'deletion', 'reinstatement' or 'offboarding'", "field": "kind"},
+        {
+            "code": "invalid_field",
+            "message": "Input should be 'opt_out', 'deletion', 'reinstatement' or 'offboarding'",
+            "field": "kind",
+        },
     ),
     (
         wish(9, subject="\ud800"),

@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 
 from partners.models import ApiKey, Endpoint, Partner, Secret
 from removal.models import Dataset, LogEntry, ManifestEntry, Release, Stream
-from tests.factories import make_partner, make_release
+from tests.factories import make_partner, make_release, make_wish, record
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -51,6 +51,15 @@ def test_partner_add_refuses_what_cannot_be(arguments: list[str], said: str) -> 
     with pytest.raises(CommandError, match=said):
         run("partner", "add", *arguments)
     assert Partner.objects.count() == Stream.objects.count() == 1
+
+
+def test_partner_add_takes_what_it_is_licensed_for() -> None:
+    run("partner", "add", "acme", "--url", URL, "--usages", "search,train-ai")
+    run("partner", "add", "globex", "--url", URL)
+    licences = Partner.objects.order_by("slug").values_list("slug", "usages")
+    assert list(licences) == [("acme", ["search", "train-ai"]), ("globex", ["all"])]
+    with pytest.raises(CommandError, match="There is no usage training"):
+        run("partner", "add", "initech", "--url", URL, "--usages", "search,training")
 
 
 def test_partner_pause_resume_rotate_and_change_url_are_logged() -> None:
@@ -124,6 +133,13 @@ def test_import_wxr_fills_a_new_release_and_can_seal_it(tmp_path: Path) -> None:
     assert (release.name, release.state, release.item_count) == ("2024-02", "sealed", 1)
     with pytest.raises(CommandError, match="is sealed"):
         run("import_wxr", file, "--release", "2024-02")
+
+
+def test_import_wxr_does_not_seal_what_was_opted_out(tmp_path: Path) -> None:
+    record(make_wish("site:blog.example"))
+    with pytest.raises(CommandError, match=r"was filled and not sealed\. Content of 1 subject must go"):
+        run("import_wxr", write(tmp_path, EXPORT.format(ITEM.format(1, "publish"))), "--release", "2024-02", "--seal")
+    assert Release.objects.get().state == "building"
 
 
 @pytest.mark.parametrize(

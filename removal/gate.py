@@ -1,0 +1,324 @@
+"""What may go into a future release: candidates come by, and whatever must not be in it is kept out, with the reason.
+
+A candidate is a line ``{"subject": "site:123", "items": ["post:9"], "container_state": "public"}``. Lines without any
+restriction leave as the bytes that they came as. Whoever calls must release nothing unless ``sift`` has returned: a
+line that is not understood, a state that is not known, a database or a disk that fails, all raise.
+
+Memory stays flat: a block of lines is held at a time, and each is asked about in one query.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, TypeVar
+
+import structlog
+from django.db import connection
+
+from removal import exclusions
+from removal.exclusions import Exclusion, Restriction
+from removal.manifests import MAX_KEY_BYTES, MAX_LINE_BYTES, Unreadable, check_key, read_json
+from removal.models import LogEntry, Release
+from removal.preferences import CONTAINER_STATES, PUBLIC, Source
+from removal.transactions import whole_step
+
+log = structlog.get_logger()
+
+BLOCK_BYTES = 2 * 1024 * 1024  # some 10,000 lines
+FIELDS = ("subject", "items", "container_state")
+STATES = frozenset(CONTAINER_STATES)
+
+T = TypeVar("T")
+
+
+class InvalidCandidate(Exception):
+    """A line cannot be understood, so nothing may be released. ``line`` counts from 1."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(f"Line {line}: {message}")
+        self.line = line
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """How many items were let through and how many were not; ``digest`` is the SHA-256 of the lines let through."""
+
+    allowed: int
+    excluded: int
+    digest: str
+
+    def as_line(self) -> bytes:
+        """The line that ends an answer; one without it must be discarded."""
+        return as_line({"end": True, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some candidates: their lines, and what is asked about each. Items are read again where they matter.
+
+    Keeping those of a whole block costs more than reading them: Python's collector walks through all of them.
+    """
+
+    lines: Sequence[bytes]
+    subjects: Sequence[str]
+    states: Sequence[str]
+    item_count: int
+
+
+def sift(
+    *,
+    actor: str,
+    release: Release,
+    candidates: Iterable[bytes],
+    allowed: BinaryIO,
+    decisions: BinaryIO,
+    feed: str = "",
+    progress: Callable[[int], None] = lambda lines: None,
+) -> Sifted:
+    """Write the candidates that a release may have to ``allowed``, and a line for each thing kept out to ``decisions``.
+
+    ``candidates`` come in pieces of any size. ``feed`` says where from, for the alarm that removed content raises;
+    without it, the release's source does. ``progress`` is told the number of lines after each block. Raises
+    InvalidCandidate, and whatever the database or the files raise.
+    """
+    feed = feed or release.source or "unnamed"
+    digest = hashlib.sha256()
+    allowed_items = excluded_items = 0
+    for last_line, block in _ahead(_read(number, lines) for number, lines in _blocks(candidates)):
+        restricted = exclusions.of_candidates(subjects=set(block.subjects), usages=release.usages)
+        judged = _judge_block(block, restricted)
+        if judged.came_back:
+            _raise_alarms(actor=actor, release=release, feed=feed, came_back=judged.came_back)
+        digest.update(judged.through)
+        allowed.write(judged.through)
+        decisions.writelines(as_line(vars(exclusion)) for exclusion in judged.kept_out)
+        allowed_items += block.item_count - judged.excluded_items
+        excluded_items += judged.excluded_items
+        progress(last_line)
+    done = Sifted(allowed_items, excluded_items, digest.hexdigest())
+    LogEntry.objects.create(actor=actor, action="candidates_sifted", about={"release": release.pk, **asdict(done)})
+    return done
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def as_line(fields: Mapping[str, Any]) -> bytes:
+    return _encode(fields).encode() + b"\n"
+
+
+# --- reading ---
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """Cut pieces of any size into blocks of whole lines, each with the number of its first line."""
+    number = 1
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= BLOCK_BYTES and b"\n" in piece:
+            *lines, rest = b"".join(held).split(b"\n")
+            yield number, lines
+            number += len(lines)
+            held, size = [rest], len(rest)
+        elif size > MAX_LINE_BYTES + BLOCK_BYTES:
+            number += b"".join(held).count(b"\n")
+            raise InvalidCandidate(number, f"It is longer than {MAX_LINE_BYTES >> 20} MiB. Put fewer items on it.")
+    if last := b"".join(held).removesuffix(b"\n"):
+        yield number, last.split(b"\n")
+
+
+def _ahead(source: Iterator[T]) -> Iterator[T]:
+    """Make each next one while the caller, who mostly waits for the database, works on the one before."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, source, None)
+        while (one := coming.result()) is not None:
+            coming = worker.submit(next, source, None)
+            yield one
+
+
+def _read(number: int, lines: list[bytes]) -> tuple[int, _Block]:
+    return number + len(lines) - 1, _read_plain(lines) or _read_any(number, lines)
+
+
+_raw_decode = json.JSONDecoder(object_pairs_hook=tuple).raw_decode
+# What may stand for a key that cannot be: an empty one, NUL, half of a surrogate pair.
+SUSPECT = re.compile(r'""|\\u(?:0000|[dD][89a-fA-F])')
+
+
+def _read_plain(lines: list[bytes]) -> _Block | None:
+    """Read a block in which every line is as plain as can be, with as little for each as can be; or return None."""
+    subjects = []
+    states = []
+    item_count = 0
+    try:
+        block = b"\n".join(lines).decode()
+        if SUSPECT.search(block):
+            return None
+        for text in block.split("\n"):
+            # An object is a tuple of pairs here, so that a field that stands twice is seen.
+            said, end = _raw_decode(text)
+            (first, subject), (second, items), (third, state) = said
+            if (first, second, third) != FIELDS or end != len(text) or type(said) is not tuple:
+                return None
+            if type(subject) is not str or type(items) is not list or not items:
+                return None
+            "".join(items)  # a TypeError if one of them is no string
+            if end > MAX_KEY_BYTES and len(max(items, key=len)) * 4 > MAX_KEY_BYTES:  # a character has up to 4 bytes
+                return None
+            subjects.append(subject)
+            states.append(state)
+            item_count += len(items)
+        if not set(states) <= STATES or len(max(subjects, key=len)) * 4 > MAX_KEY_BYTES:
+            return None
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return _Block(lines, subjects, states, item_count)
+
+
+def _read_any(number: int, lines: list[bytes]) -> _Block:
+    """Read a block in which some line has a fault, a long key, blanks, or its fields in another order.
+
+    Raises InvalidCandidate.
+    """
+    filled = [(number, line) for number, line in enumerate(lines, start=number) if line.strip()]
+    subjects = []
+    states = []
+    item_count = 0
+    for number_of_line, line in filled:
+        try:
+            subject, items, state = _read_line(line)
+        except (Unreadable, ValueError) as error:
+            raise InvalidCandidate(number_of_line, str(error)) from error
+        subjects.append(subject)
+        states.append(state)
+        item_count += len(items)
+    return _Block([line for _, line in filled], subjects, states, item_count)
+
+
+def _read_line(line: bytes) -> tuple[str, list[str], str]:
+    said = read_json(line)
+    if not isinstance(said, dict) or said.keys() != set(FIELDS):
+        raise ValueError('Write an object with the fields "subject", "items" and "container_state", and no others.')
+    subject, items, state = (said[name] for name in FIELDS)
+    if state not in CONTAINER_STATES:
+        raise ValueError(f"container_state must be one of: {', '.join(CONTAINER_STATES)}.")
+    if not isinstance(items, list) or not items:
+        raise ValueError("items must be a list of at least one item. Leave out a subject that has none.")
+    for place, key in (("subject", subject), *((f"items[{n}]", item) for n, item in enumerate(items))):
+        try:
+            check_key(key)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+    return subject, items, state
+
+
+# --- deciding ---
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What becomes of a block: the lines that may pass, what was kept out, and what was removed and came back.
+
+    ``came_back`` counts items by (id of the removal, id of the subject).
+    """
+
+    through: bytes
+    kept_out: Sequence[Exclusion]
+    excluded_items: int
+    came_back: Mapping[tuple[int, int], int]
+
+
+def _judge_block(block: _Block, restricted: Mapping[str, Sequence[Restriction]]) -> _Judged:
+    through = list(block.lines)
+    kept_out: list[Exclusion] = []
+    excluded_items = 0
+    came_back: Counter[tuple[int, int]] = Counter()
+    for place, (subject, state) in enumerate(zip(block.subjects, block.states, strict=True)):
+        if state == PUBLIC and subject not in restricted:
+            continue
+        items = json.loads(block.lines[place])["items"]
+        reasons = restricted.get(subject, ())
+        excluded, left = _judge(subject, items, state, reasons)
+        kept_out += excluded
+        excluded_items += len(items) - len(left)
+        came_back += _count_removed(items, reasons)
+        if excluded:
+            fields = dict(zip(FIELDS, (subject, left, state), strict=True))
+            through[place] = as_line(fields).rstrip() if left else b""
+    passing = [line for line in through if line] if kept_out else through
+    return _Judged(b"\n".join([*passing, b""]), kept_out, excluded_items, came_back)
+
+
+def _judge(
+    subject: str, items: list[str], state: str, reasons: Iterable[Restriction]
+) -> tuple[list[Exclusion], list[str]]:
+    """Say what of a candidate stays out, and which of its items are left. The first reason that counts is named."""
+    if state != PUBLIC:
+        return [Exclusion(subject, None, Source.CONTAINER_STATE.value, None, None)], []
+    excluded = []
+    left = items
+    for reason in reasons:
+        if reason.items is None:
+            return [Exclusion(subject, None, reason.rule, reason.preference, reason.request)], []
+        if gone := [item for item in left if item in reason.items]:
+            excluded.append(Exclusion(subject, gone, reason.rule, reason.preference, reason.request))
+            left = [item for item in left if item not in reason.items]
+    return excluded, left
+
+
+def _count_removed(items: list[str], reasons: Iterable[Restriction]) -> Counter[tuple[int, int]]:
+    return Counter(
+        {
+            (reason.removal, reason.subject_id): sum(reason.items is None or item in reason.items for item in items)
+            for reason in reasons
+            if reason.removal is not None and reason.subject_id is not None
+        }
+    )
+
+
+# --- what comes back ---
+
+# An alarm that was raised before stands; only a new one is logged.
+RAISE = """
+with raised as (
+    insert into removal_alarm (release_id, request_id, subject_id, feed, items, raised_at)
+    select %(release)s, x.request_id, x.subject_id, %(feed)s, x.items, clock_timestamp()
+      from unnest(%(requests)s::bigint[], %(subjects)s::bigint[], %(items)s::bigint[]) x(request_id, subject_id, items)
+     order by 2, 3
+        on conflict (release_id, request_id, subject_id, feed)
+        do update set items = greatest(removal_alarm.items, excluded.items)
+    returning request_id, (xmax = 0) is_new),
+new as (
+    select a.request_id, r.public_id, count(*) subjects
+      from raised a join removal_removalrequest r on r.id = a.request_id where a.is_new group by 1, 2),
+logged as (
+    insert into removal_logentry (actor, action, about)
+    select %(actor)s, 'reentry_alarm',
+           jsonb_build_object('release', %(release)s, 'request', public_id, 'subjects', subjects)
+      from new returning 1)
+select public_id, subjects, (select count(*) from logged) from new order by public_id
+"""
+
+
+@whole_step
+def _raise_alarms(*, actor: str, release: Release, feed: str, came_back: Mapping[tuple[int, int], int]) -> None:
+    """Raise an alarm for each removed subject that came back, once for a release and feed."""
+    said: dict[str, Any] = {
+        "actor": actor,
+        "release": release.pk,
+        "feed": feed,
+        "requests": [request_id for request_id, _ in came_back],
+        "subjects": [subject_id for _, subject_id in came_back],
+        "items": list(came_back.values()),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(RAISE, said)
+        for request, subjects, _ in cursor.fetchall():
+            log.warning("reentry_alarm", release_id=release.pk, request=request, subjects=subjects)
