@@ -12,7 +12,7 @@ from datetime import timedelta
 import structlog
 from django.db import connection
 
-from removal import planning
+from removal import acknowledgement, planning
 from removal.transactions import whole_step
 
 log = structlog.get_logger()
@@ -131,4 +131,6 @@ def _finish(request_id: int) -> planning.Round | None:
             return planning.Round(0, 0, 0, ())  # withdrawn meanwhile
         done = planning.run(cursor, FINISH, action="planned", request=request_id)
         cursor.execute("delete from removal_matchedpiece where request_id = %s", [request_id])
+        # Notices of late handovers may all be answered by now: their answers left it open while it was being matched.
+        acknowledgement.close_requests(cursor, request_ids=[request_id])
         return done

@@ -4,9 +4,9 @@ Each line counts what breaks one promise, so that 0 is the only good answer. The
 words and not from the code that keeps the promises, which would share its mistakes. They are in one module for each
 thing that is promised about.
 
-They read every row there is and load none. Half a million notices, with all that belongs to them, take half a minute
-where autovacuum keeps the statistics fresh. A question about ranges (packed numbers, answers) sorts them once and
-carries the furthest end seen so far; a join on "lies between" would compare everything with everything.
+They read every row there is and load none, and want fresh statistics. A question about ranges (packed numbers, answers)
+sorts them once and carries the furthest end seen so far; a join on "lies between" would compare everything with
+everything.
 """
 
 from datetime import timedelta

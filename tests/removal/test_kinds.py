@@ -9,8 +9,10 @@ from django.db import connection
 from django.utils import timezone
 
 from partners.models import Partner
-from removal import intake, invariants, large, ledger, payload, planning, recall
+from removal import delivery, intake, invariants, large, ledger, payload, planning, recall
+from removal.acknowledgement import acknowledge
 from removal.models import MatchedPiece, Notice, Preference, RemovalRequest
+from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -140,6 +142,13 @@ def test_a_handover_during_a_large_recall_is_told_too(monkeypatch: pytest.Monkey
     plan()
     large.advance(budget=BUDGET)
     assert sorted(Notice.objects.values_list("stream_id", "item_count")) == sorted([(first.pk, 2), (late.pk, 2)])
+
+
+def answer(partner: Partner) -> None:
+    """Have the partner complete its first notice."""
+    delivery.claim_due(partner_id=partner.pk)
+    said = Statement(status="completed", text="{}", sequence=1)
+    assert acknowledge(partner_id=partner.pk, key_prefix="rk_test", statements=[said]).accepted == 1
 
 
 def offboard(slug: str) -> RemovalRequest:
@@ -274,10 +283,27 @@ def test_a_large_recall_stays_open_for_the_notice_of_a_late_handover(monkeypatch
     release = make_release("a", contents={"site:1": ["post:1"], "site:2": ["post:1"]})
     call_back(("a",), ("site:1", None), ("site:2", None))
     large._start()
-    disclose(release, make_partner().partner)
+    holder = make_partner().partner
+    disclose(release, holder)
     plan()
     large.advance(budget=BUDGET)
     assert RemovalRequest.objects.get().state == "planned"
+    answer(holder)
+    assert RemovalRequest.objects.get().outcome == "fulfilled"
+
+
+def test_a_large_recall_whose_late_notice_is_answered_early_closes_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "LARGE", 1)
+    release = make_release("a", contents={"site:1": ["post:1"], "site:2": ["post:1"]})
+    call_back(("a",), ("site:1", None), ("site:2", None))
+    large._start()
+    holder = make_partner().partner
+    disclose(release, holder)
+    plan()
+    answer(holder)
+    assert RemovalRequest.objects.get().state == "planned"
+    large.advance(budget=BUDGET)
+    assert RemovalRequest.objects.values_list("state", "outcome").get() == ("closed", "fulfilled")
 
 
 def test_of_a_reinstatement_and_an_opt_out_at_once_the_later_stands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,13 @@ def test_a_wrong_line_is_refused_and_the_others_stand(platform: Caller, line: An
     ]
 
 
+def test_a_line_that_names_an_unknown_partner_keeps_no_other_from_being_taken(platform: Caller) -> None:
+    unknown = {"idempotency_key": "key-2", "kind": "offboarding", "partner": "nobody"}
+    answers = lines_of(platform.post_lines(PATH, wish(1), unknown, wish(3)))
+    assert [answer["status"] for answer in answers] == ["created", "invalid", "created"]
+    assert (answers[1]["error"]["field"], answers[1]["error"]["message"]) == ("partner", "No partner has this slug.")
+
+
 def test_a_file_of_wrong_lines_writes_nothing(platform: Caller) -> None:
     answers = lines_of(platform.post_lines(PATH, b"{", b"[]"))
     assert [answer["status"] for answer in answers] == ["invalid", "invalid"]
