@@ -50,14 +50,16 @@ class Restriction:
     removal: int | None
 
 
-# Who is restricted among candidate(key, subject_id); both CTEs are behind it.
+# Who is restricted among candidate(key, subject_id); both CTEs are behind it. Looked up one by one ("offset 0").
 REMOVED = """
 removed as (
     select c.key, c.subject_id, t.items, r.kind rule, r.id request_id, r.public_id
       from candidate c
-      join removal_requesttarget t on t.subject_id = c.subject_id
-      join removal_removalrequest r on r.id = t.request_id
-     where r.kind in ('deletion', 'recall') and r.withdrawn_at is null and r.ended_at is null)
+      cross join lateral (select * from removal_requesttarget t where t.subject_id = c.subject_id offset 0) t
+      cross join lateral (
+          select * from removal_removalrequest r
+           where r.id = t.request_id and r.kind in ('deletion', 'recall')
+             and r.withdrawn_at is null and r.ended_at is null offset 0) r)
 """
 
 # Keys come as JSON: that is read quickly on both sides, and the database does not know how many they are. It would

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
+import msgspec
 import structlog
 from django.db import connection
 
@@ -30,9 +31,9 @@ log = structlog.get_logger()
 
 BLOCK_BYTES = 2 * 1024 * 1024  # some 10,000 lines
 FIELDS = ("subject", "items", "container_state")
-STATES = frozenset(CONTAINER_STATES)
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class InvalidCandidate(Exception):
@@ -63,6 +64,7 @@ class _Block:
     Keeping those of a whole block costs more than reading them: Python's collector walks through all of them.
     """
 
+    last_line: int
     lines: Sequence[bytes]
     subjects: Sequence[str]
     states: Sequence[str]
@@ -88,15 +90,13 @@ def sift(
     feed = feed or release.source or "unnamed"
     digest = hashlib.sha256()
     allowed_items = excluded_items = 0
-    for last_line, block in _ahead(_read(number, lines) for number, lines in _blocks(candidates)):
-        restricted = exclusions.of_candidates(subjects=set(block.subjects), usages=release.usages)
-        judged = _judge_block(block, restricted)
+    for last_line, judged in _judge(_read(candidates), usages=release.usages):
         if judged.came_back:
             _raise_alarms(actor=actor, release=release, feed=feed, came_back=judged.came_back)
         digest.update(judged.through)
         allowed.write(judged.through)
         decisions.writelines(as_line(vars(exclusion)) for exclusion in judged.kept_out)
-        allowed_items += block.item_count - judged.excluded_items
+        allowed_items += judged.allowed_items
         excluded_items += judged.excluded_items
         progress(last_line)
     done = Sifted(allowed_items, excluded_items, digest.hexdigest())
@@ -134,52 +134,60 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
         yield number, last.split(b"\n")
 
 
-def _ahead(source: Iterator[T]) -> Iterator[T]:
-    """Make each next one while the caller, who mostly waits for the database, works on the one before."""
+def _one_behind(work: Callable[[T], U], arguments: Iterator[T]) -> Iterator[U]:
+    """Do the work on each argument on a thread beside the caller's, who mostly waits for the database."""
     with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(next, source, None)
-        while (one := coming.result()) is not None:
-            coming = worker.submit(next, source, None)
-            yield one
+        before = None
+        for argument in arguments:
+            at_work = worker.submit(work, argument)
+            if before is not None:
+                yield before.result()
+            before = at_work
+        if before is not None:
+            yield before.result()
 
 
-def _read(number: int, lines: list[bytes]) -> tuple[int, _Block]:
-    return number + len(lines) - 1, _read_plain(lines) or _read_any(number, lines)
+def _read(candidates: Iterable[bytes]) -> Iterator[_Block]:
+    return _one_behind(lambda block: _read_plain(*block) or _read_any(*block), _blocks(candidates))
 
 
-_raw_decode = json.JSONDecoder(object_pairs_hook=tuple).raw_decode
-# What may stand for a key that cannot be: an empty one, NUL, half of a surrogate pair.
-SUSPECT = re.compile(r'""|\\u(?:0000|[dD][89a-fA-F])')
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY_BYTES // 4)]  # a character has up to 4 bytes
 
 
-def _read_plain(lines: list[bytes]) -> _Block | None:
+class _Candidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    subject: Key
+    items: Annotated[list[Key], msgspec.Meta(min_length=1)]
+    container_state: Literal[CONTAINER_STATES]  # type: ignore[valid-type]  # the words that there are
+
+
+_decode = msgspec.json.Decoder(_Candidate).decode
+# What a decoder takes and we do not: NUL, and a field's name spelt with escapes, which could stand twice unseen.
+SUSPECT = re.compile(rb"\\u00(?:00|[567])")
+NAMES = tuple(f'"{name}"'.encode() for name in FIELDS)
+
+
+def _read_plain(number: int, lines: list[bytes]) -> _Block | None:
     """Read a block in which every line is as plain as can be, with as little for each as can be; or return None."""
+    block = b"\n".join(lines)
+    # Of a field that stands twice the decoder would take the last.
+    if SUSPECT.search(block) or any(block.count(name) != len(lines) for name in NAMES):
+        return None
+    try:
+        return _Block(number + len(lines) - 1, lines, *_columns(map(_decode, lines)))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _columns(candidates: Iterable[_Candidate]) -> tuple[list[str], list[str], int]:
+    """Take what is asked about each candidate, and drop its items before the next one is read."""
     subjects = []
     states = []
     item_count = 0
-    try:
-        block = b"\n".join(lines).decode()
-        if SUSPECT.search(block):
-            return None
-        for text in block.split("\n"):
-            # An object is a tuple of pairs here, so that a field that stands twice is seen.
-            said, end = _raw_decode(text)
-            (first, subject), (second, items), (third, state) = said
-            if (first, second, third) != FIELDS or end != len(text) or type(said) is not tuple:
-                return None
-            if type(subject) is not str or type(items) is not list or not items:
-                return None
-            "".join(items)  # a TypeError if one of them is no string
-            if end > MAX_KEY_BYTES and len(max(items, key=len)) * 4 > MAX_KEY_BYTES:  # a character has up to 4 bytes
-                return None
-            subjects.append(subject)
-            states.append(state)
-            item_count += len(items)
-        if not set(states) <= STATES or len(max(subjects, key=len)) * 4 > MAX_KEY_BYTES:
-            return None
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return _Block(lines, subjects, states, item_count)
+    for candidate in candidates:
+        subjects.append(candidate.subject)
+        states.append(candidate.container_state)
+        item_count += len(candidate.items)
+    return subjects, states, item_count
 
 
 def _read_any(number: int, lines: list[bytes]) -> _Block:
@@ -187,7 +195,7 @@ def _read_any(number: int, lines: list[bytes]) -> _Block:
 
     Raises InvalidCandidate.
     """
-    filled = [(number, line) for number, line in enumerate(lines, start=number) if line.strip()]
+    filled = [(place, line) for place, line in enumerate(lines, start=number) if line.strip()]
     subjects = []
     states = []
     item_count = 0
@@ -199,7 +207,7 @@ def _read_any(number: int, lines: list[bytes]) -> _Block:
         subjects.append(subject)
         states.append(state)
         item_count += len(items)
-    return _Block([line for _, line in filled], subjects, states, item_count)
+    return _Block(number + len(lines) - 1, [line for _, line in filled], subjects, states, item_count)
 
 
 def _read_line(line: bytes) -> tuple[str, list[str], str]:
@@ -231,8 +239,15 @@ class _Judged:
 
     through: bytes
     kept_out: Sequence[Exclusion]
+    allowed_items: int
     excluded_items: int
     came_back: Mapping[tuple[int, int], int]
+
+
+def _judge(blocks: Iterator[_Block], *, usages: Sequence[str]) -> Iterator[tuple[int, _Judged]]:
+    """Ask the database about each block, and judge it while the next one is asked about."""
+    asked = ((block, exclusions.of_candidates(subjects=set(block.subjects), usages=usages)) for block in blocks)
+    return _one_behind(lambda answered: (answered[0].last_line, _judge_block(*answered)), asked)
 
 
 def _judge_block(block: _Block, restricted: Mapping[str, Sequence[Restriction]]) -> _Judged:
@@ -245,7 +260,7 @@ def _judge_block(block: _Block, restricted: Mapping[str, Sequence[Restriction]])
             continue
         items = json.loads(block.lines[place])["items"]
         reasons = restricted.get(subject, ())
-        excluded, left = _judge(subject, items, state, reasons)
+        excluded, left = _judge_candidate(subject, items, state, reasons)
         kept_out += excluded
         excluded_items += len(items) - len(left)
         came_back += _count_removed(items, reasons)
@@ -253,10 +268,11 @@ def _judge_block(block: _Block, restricted: Mapping[str, Sequence[Restriction]])
             fields = dict(zip(FIELDS, (subject, left, state), strict=True))
             through[place] = as_line(fields).rstrip() if left else b""
     passing = [line for line in through if line] if kept_out else through
-    return _Judged(b"\n".join([*passing, b""]), kept_out, excluded_items, came_back)
+    allowed_items = block.item_count - excluded_items
+    return _Judged(b"\n".join([*passing, b""]), kept_out, allowed_items, excluded_items, came_back)
 
 
-def _judge(
+def _judge_candidate(
     subject: str, items: list[str], state: str, reasons: Iterable[Restriction]
 ) -> tuple[list[Exclusion], list[str]]:
     """Say what of a candidate stays out, and which of its items are left. The first reason that counts is named."""

@@ -30,16 +30,22 @@ LARGE = 10_000
 
 MATCH_NEW = """
 -- (request, disclosure, entry) whose later member is in this round: new requests with all disclosures …
-select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, m.items
-  from new_request r
-  -- "offset 0" makes this a look-up by subject, however little the database knows yet of a table just loaded
-  cross join lateral (
-      select m.release_id, m.subject_id, t.items
-        from removal_requesttarget t
-        join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or m.items && t.items)
-       where t.request_id = r.id offset 0) m
-  join (select * from planned_disclosure union all select * from new_disclosure) d on d.release_id = m.release_id
- where {covers}
+select * from (
+    -- Looked up first, and "offset 0" makes it a look-up by subject, however little the database knows yet of what was
+    -- just loaded: its cost must not grow with the number of disclosures.
+    with found as materialized (
+        select r.id, r.kind, r.usages, r.release_ids, r.ended_at, m.release_id, m.subject_id, m.items
+          from new_request r
+          cross join lateral (
+              select m.release_id, m.subject_id, t.items
+                from removal_requesttarget t
+                join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or m.items && t.items)
+               where t.request_id = r.id offset 0) m)
+    select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, m.items
+      from found r
+      cross join lateral (select r.release_id, r.subject_id, r.items) m
+      join (select * from planned_disclosure union all select * from new_disclosure) d on d.release_id = m.release_id
+     where {covers}) met
 union all
 -- … and new disclosures with the requests planned before
 select r.id, d.id, d.partner_id, m.release_id, m.subject_id, t.items
@@ -111,14 +117,22 @@ paired as (
       from (select request_id, partner_id, disclosure_id from member
             union all select request_id, partner_id, disclosure_id from offboarded) x
      group by 1, 2),
+held as (
+    -- what a partner holds of a subject, in whichever releases; counted once for all partners that hold the same
+    select request_id, subject_id, items, releases, array_agg(partner_id) partners
+      from (select request_id, partner_id, subject_id, items, array_agg(distinct release_id) releases
+              from member group by 1, 2, 3, 4) x
+     group by 1, 2, 3, 4),
 counted as (
     -- a release handed over twice, or an item in several releases, counts once …
-    select x.request_id, x.partner_id, count(distinct (x.subject_id, i.item)) items
-      from (select distinct request_id, partner_id, release_id, subject_id, items from member) x
+    select h.request_id, p.partner_id, sum(i.items) items
+      from held h
       cross join lateral (
-          select i.item from removal_manifestentry m cross join unnest(m.items) i(item)
-           where m.subject_id = x.subject_id and m.release_id = x.release_id
-             and (x.items is null or i.item = any(x.items)) offset 0) i
+          select count(distinct i.item) items
+            from removal_manifestentry m cross join unnest(m.items) i(item)
+           where m.subject_id = h.subject_id and m.release_id = any(h.releases)
+             and (h.items is null or i.item = any(h.items)) offset 0) i
+      cross join unnest(h.partners) p(partner_id)
      group by 1, 2
     union all
     -- … but for an offboarding, which is about whole releases, their counts are added up

@@ -11,6 +11,9 @@ For each usage that a release is made for, the first of these that says anything
 So an explicit allow outranks a disallow that is not explicit. A release for several usages needs every one of them; one
 for ``all`` needs each usage there is, and those that may come. ``decide`` is this rule for one subject, ``REFUSED`` for
 a set of them (docs/decisions/0007-who-prevails.md).
+
+An opt-out that is withdrawn ends, and what it took the place of is said anew (``intake.withdraw_request``); its log
+entry names both. History is never changed.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -132,7 +135,9 @@ said as materialized (
     select c.key, c.subject_id, w.usage, p.id, p.value, p.source, p.request_id,
            case p.source when 'container_state' then 0 when 'explicit' then 1 else 2 end rank
       from candidate c
-      join removal_preference p on p.subject_id = c.subject_id and p.valid_to is null
+      -- "offset 0" makes this a look-up by subject, however little the database knows yet of what was just said
+      cross join lateral (select * from removal_preference p
+                           where p.subject_id = c.subject_id and p.valid_to is null offset 0) p
       join unnest(%(usages)s::text[]) w(usage) on p.usage in (w.usage, 'all')
      where not (p.source = 'container_state' and p.value = 'allow')),
 -- descending, disallow stands before allow
