@@ -74,7 +74,7 @@ class Endpoint(models.Model):
     rate_per_second = models.PositiveIntegerField(
         default=50,
         validators=[MinValueValidator(1), MaxValueValidator(10000)],
-        help_text="How many messages may leave in a second. Recorded for the partner; not enforced yet.",
+        help_text="How many messages may leave in a second.",
     )
     changed_at = models.DateTimeField(db_default=Now(), editable=False)
 

@@ -1,4 +1,4 @@
-"""Send what partners must be told: claim (commit) -> POST, with no transaction open -> record (commit, fenced).
+"""Lease what partners must be told, and write down what came of it; removal.sending is what happens in between.
 
 A claim leases ranges of one partner's stream and writes the attempts before the first byte leaves. A result counts
 only from the holder of the newest fence. Whoever touches a stream's deliveries locks the stream first (design §7); only
@@ -8,47 +8,48 @@ reaping takes them one by one, and skips what is locked.
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db import OperationalError, connection
+from django.db import connection
 from django.db.backends.utils import CursorWrapper
-from psycopg.errors import LockNotAvailable
 
-from partners import signing, webhook
+from partners import webhook
 from partners.keys import Signer, signer_for
-from removal import acknowledgement, payload
+from removal import acknowledgement, flow, payload
 from removal.crashpoints import crashpoint
+from removal.flow import Flow
 from removal.models.identifiers import new_id
 from removal.transactions import whole_step
-from removal.verdict import Verdict, judge
+from removal.verdict import Verdict
 
 log = structlog.get_logger()
 
-# Results are recorded together: at the latest after this time, since the first of them waits in memory.
-RECORD_EVERY_SECONDS = 0.25
-# Reaped messages go again at once: their worker died, not their partner.
+# Reaped messages go again at once: their worker died, not their partner. But one whose workers die again and again
+# waits four times as long each time, and stands aside after the fifth.
 AFTER_REAPING = timedelta(seconds=1)
-# A try ends this long before its lease does, for the time that recording it takes.
-LEASE_MARGIN_SECONDS = 1.0
+TRIES_BEFORE_ASIDE = 5
 # How many messages whose content was refused may stand aside before new ranges wait as well.
 MAX_SUSPECTS = 100
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One message that this process may send until its lease ends. Only the newest ``fence`` may record a result."""
+    """One message that this process may send until its lease ends. Only the newest ``fence`` may record a result.
+
+    ``failures`` counts the tries before this one that failed.
+    """
 
     delivery_id: uuid.UUID
+    epoch: int
     first: int
     last: int
     fence: int
-    attempt: int
+    failures: int
     url: str
     body: bytes
     signer: Signer
@@ -57,6 +58,14 @@ class Claim:
     @property
     def webhook_id(self) -> str:
         return f"msg_{self.delivery_id.hex}"
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What was leased. Where that is nothing though there is something to send, a turn may come ``after`` a while."""
+
+    claims: Sequence[Claim]
+    after: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -72,175 +81,206 @@ class Result:
 
 LOCK_STREAM = """
 select s.epoch, s.head, s.packed_through, p.slug, p.state = 'live' and e.state = 'open', e.url,
-       e."window", e.max_notices, clock_timestamp()
+       e."window", e.max_notices, e.rate_per_second, clock_timestamp(),
+       s.failures, s.probe_at, s.allowance, s.tokens, s.tokens_at
   from removal_stream s
   join partners_partner p on p.id = s.partner_id
   join partners_endpoint e on e.partner_id = s.partner_id
  where s.partner_id = %s for no key update of s
 """
+KEEP_STREAM = """
+update removal_stream
+   set packed_through = %(packed_through)s, failures = %(failures)s, probe_at = %(probe_at)s,
+       allowance = %(allowance)s, tokens = %(tokens)s, tokens_at = %(tokens_at)s
+ where partner_id = %(stream)s
+"""
 
-# What holds places in the window: messages on their way, and messages that wait for another try.
+# What holds places in the window: messages on their way, and messages that wait for another try. Those that a person
+# asked for again come last, and hold none while they wait.
 OPEN = """
-select count(*) filter (where state = 'sending'), count(*) filter (where not suspect), count(*) filter (where suspect)
-  from removal_delivery where stream_id = %s and state in ('waiting', 'sending')
+select (select count(*) from removal_delivery where stream_id = %(stream)s and state = 'sending'),
+       count(*) filter (where not suspect), count(*) filter (where suspect)
+  from removal_delivery where stream_id = %(stream)s and state = 'waiting' and not resent
 """
 
 DUE = """
 with due as materialized (
-    select id from removal_delivery where stream_id = %s and state = 'waiting' and due_at <= clock_timestamp()
-     order by due_at, id limit %s for no key update skip locked)
-select d.id, d.first_sequence, d.last_sequence, d.epoch, b.body
+    select id from removal_delivery
+     where stream_id = %(stream)s and state = 'waiting' and resent = %(resent)s and due_at <= clock_timestamp()
+     order by due_at, id limit %(limit)s for no key update skip locked)
+select d.id, d.epoch, d.first_sequence, d.last_sequence, d.abandoned, b.body
   from due join removal_delivery d using (id) left join removal_deliverybody b on b.delivery_id = d.id
- order by d.first_sequence
+ order by d.due_at, d.id
 """
 
 # New messages and due ones take the same step: a lease, a higher fence, an attempt, and bytes if they had none.
 CLAIM = """
 with message as (
-    select * from unnest(%(ids)s::uuid[], %(firsts)s::bigint[], %(lasts)s::bigint[], %(bodies)s::bytea[])
-           m(id, first, last, body)),
+    select * from unnest(%(ids)s::uuid[], %(epochs)s::int[], %(firsts)s::bigint[], %(lasts)s::bigint[],
+                         %(bodies)s::bytea[])
+           m(id, epoch, first, last, body)),
 claimed as (
     insert into removal_delivery as d (id, stream_id, epoch, first_sequence, last_sequence, state, fence, attempts,
-                                       created_at, due_at, lease_until, delivered_by, suspect, body_digest)
-    select id, %(stream)s, %(epoch)s, first, last, 'sending', 1, 1,
-           clock_timestamp(), clock_timestamp(), clock_timestamp() + %(lease)s, '', false, sha256(body)
+                                       failures, abandoned, created_at, due_at, lease_until, delivered_by, suspect,
+                                       resent, body_digest)
+    select id, %(stream)s, epoch, first, last, 'sending', 1, 1, 0, 0,
+           clock_timestamp(), clock_timestamp(), clock_timestamp() + %(lease)s, '', false, false, sha256(body)
       from message
         on conflict (id) do update
        set state = 'sending', fence = d.fence + 1, attempts = d.attempts + 1, lease_until = excluded.lease_until,
            body_digest = excluded.body_digest
-    returning d.id, d.fence, d.attempts),
+    returning d.id, d.fence, d.failures),
 kept as (
     insert into removal_deliverybody (delivery_id, body) select id, body from message on conflict do nothing),
 tried as (
     insert into removal_attempt (delivery_id, number, url, key_ids, started_at, outcome, reason, response_excerpt,
                                  late_outcome)
     select id, fence, %(url)s, %(key_ids)s::text[], clock_timestamp(), '', '', '', '' from claimed)
-select id, fence, attempts from claimed
+select id, fence, failures from claimed
 """
 
 
-@whole_step
-def claim_due(*, partner_id: int, patient: bool = True) -> list[Claim]:
-    """Lease what the partner is due, as far as its window has room: due messages first, then new ranges.
+@dataclass(frozen=True)
+class _Stream:
+    """The locked row of a stream, with what its partner allows."""
 
-    ``patient`` waits up to two seconds for the stream's row; otherwise a stream that is busy yields nothing.
+    partner_id: int
+    flow: Flow
+    epoch: int
+    head: int
+    packed_through: int
+    slug: str
+    is_open: bool
+    url: str
+    window: int
+    max_notices: int
+    rate: int
+    now: datetime
+
+
+def _lock_stream(cursor: CursorWrapper, partner_id: int, *, or_skip: bool = False) -> _Stream | None:
+    cursor.execute(LOCK_STREAM + (" skip locked" if or_skip else ""), [partner_id])
+    row = cursor.fetchone()
+    return row and _Stream(partner_id, Flow(*row[10:]), *row[:10])
+
+
+def _keep(cursor: CursorWrapper, stream: _Stream, *, packed_through: int, kept: Flow) -> None:
+    if (packed_through, kept) != (stream.packed_through, stream.flow):
+        cursor.execute(KEEP_STREAM, {"stream": stream.partner_id, "packed_through": packed_through, **vars(kept)})
+
+
+def claim_due(*, partner_id: int, patient: bool = True, most: int = 100, probing: bool = True) -> list[Claim]:
+    """Lease up to ``most`` of what the partner is due; see ``claim``."""
+    return list(claim(partner_id=partner_id, patient=patient, most=most, probing=probing).claims)
+
+
+@whole_step
+def claim(*, partner_id: int, patient: bool = True, most: int = 100, probing: bool = True) -> Claimed:
+    """Lease what the partner is due, as far as its window, its rate and its breaker have room.
+
+    Due messages come first, then new ranges, then what a person asked for again. ``patient`` waits up to two seconds
+    for the stream's row; otherwise a stream that is busy yields nothing. Without ``probing``, a partner that seems to
+    be down is left alone.
     """
     lease_ends = time.monotonic() + settings.DELIVERY_LEASE.total_seconds()
     with connection.cursor() as cursor:
         if patient:
             cursor.execute("set local lock_timeout = '2s'")
-        cursor.execute(LOCK_STREAM + ("" if patient else " skip locked"), [partner_id])
-        stream = cursor.fetchone()
-        if stream is None:
-            return []
-        epoch, head, packed_through, slug, is_open, url, window, max_notices, now = stream
-        if not is_open:
-            return []
+        stream = _lock_stream(cursor, partner_id, or_skip=not patient)
+        if stream is None or not stream.is_open or (stream.flow.is_open and not probing):
+            return Claimed([])
         acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
-        cursor.execute(OPEN, [partner_id])
-        sending, steady, suspects = cursor.fetchone()
-        limits: dict[str, Any] = {"partner": slug, "head": head, "now": now, "max_notices": max_notices}
-
-        cursor.execute(DUE, [partner_id, max(window - sending, 0)])
-        messages: list[tuple[uuid.UUID, int, int, bytes]] = []
-        for delivery_id, first, last, of_epoch, body in cursor.fetchall():
-            if body is None:  # a half of a split message; it fits into one message, as the whole did
-                whole = limits | {"max_notices": last - first + 1}
-                [message] = _pack(partner_id, of_epoch, first, last, whole)
-                body = message.body
-            messages.append((delivery_id, first, last, bytes(body)))
-
-        room = min(window - sending - len(messages), window - steady) if suspects < MAX_SUSPECTS else 0
-        if room > 0 and head > packed_through:
-            fresh = _pack(partner_id, epoch, packed_through + 1, min(head, packed_through + room * max_notices), limits)
-            messages += [(new_id(), message.first, message.last, message.body) for message in fresh[:room]]
-            cursor.execute(
-                "update removal_stream set packed_through = %s where partner_id = %s", [messages[-1][2], partner_id]
-            )
+        cursor.execute(OPEN, {"stream": partner_id})
+        sending, waiting, suspects = cursor.fetchone()
+        room = flow.room(stream.flow, window=stream.window, rate=stream.rate, sending=sending, now=stream.now)
+        room = min(room, most)
+        messages = _due(cursor, stream, room, resent=False)
+        packed_through = stream.packed_through
+        if not any(one.abandoned for one in messages):
+            places = min(room - len(messages), stream.window - sending - waiting)
+            if suspects < MAX_SUSPECTS and places > 0 and stream.head > packed_through:
+                messages += _fresh(stream, places)
+                packed_through = messages[-1].last
+            messages += _due(cursor, stream, room - len(messages), resent=True, beside=messages)
+        kept = flow.started(stream.flow, len(messages), rate=stream.rate, now=stream.now) if messages else stream.flow
+        _keep(cursor, stream, packed_through=packed_through, kept=kept)
         if not messages:
-            return []
-        signer = signer_for(partner_id=partner_id, now=now)
-        ids, firsts, lasts, bodies = (list(column) for column in zip(*messages, strict=True))
-        parameters: dict[str, Any] = {
-            "ids": ids, "firsts": firsts, "lasts": lasts, "bodies": bodies, "stream": partner_id, "epoch": epoch,
-            "lease": settings.DELIVERY_LEASE, "url": url, "key_ids": list(signer.key_ids),
-        }  # fmt: skip
-        cursor.execute(CLAIM, parameters)
-        leased = {delivery_id: (fence, attempt) for delivery_id, fence, attempt in cursor.fetchall()}
-    return [
-        Claim(delivery_id, first, last, *leased[delivery_id], url, body, signer, lease_ends)
-        for delivery_id, first, last, body in messages
-    ]
-
-
-def _pack(stream_id: int, epoch: int, first: int, last: int, limits: dict[str, Any]) -> list[payload.Message]:
-    notices = payload.read_notices(stream_id=stream_id, epoch=epoch, first=first, last=last)
-    return payload.pack(notices, epoch=epoch, **limits)
-
-
-# --- send ---
-
-
-def send(claim: Claim, *, line: webhook.Line) -> Result:
-    """POST one message. No transaction is open; never raises for anything that the partner or the network does."""
-    headers = signing.headers(
-        message_id=claim.webhook_id, timestamp=int(time.time()), body=claim.body, keys=claim.signer.keys
+            is_limited = room == 0 and sending < stream.window and not stream.flow.is_open
+            return Claimed([], after=timedelta(seconds=1 / stream.rate) if is_limited else None)
+        signer = signer_for(partner_id=partner_id, now=stream.now)
+        leased = _lease(cursor, stream, messages, signer=signer)
+        crashpoint("before_claim_commit")
+    return Claimed(
+        [
+            Claim(one.id, one.epoch, one.first, one.last, *leased[one.id], stream.url, one.body, signer, lease_ends)
+            for one in sorted(messages, key=lambda one: (one.epoch, one.first))
+        ]
     )
-    headers["Content-Type"] = "application/json"
-    # Never past the lease: from then on somebody else may be sending this.
-    lease_left = timedelta(seconds=claim.lease_ends - time.monotonic() - LEASE_MARGIN_SECONDS)
-    if lease_left > timedelta(0):
-        deadline = min(settings.DELIVERY_DEADLINE, lease_left)
-        outcome = line.post(url=claim.url, headers=headers, body=claim.body, deadline=deadline)
-    else:
-        outcome = webhook.Unreachable("timeout", "The lease was over before the first byte.", timedelta(0))
-    verdict = judge(
-        outcome,
-        notices=claim.last - claim.first + 1,
-        attempt=claim.attempt,
-        jitter=random.uniform(0, 0.5),  # noqa: S311  # spreads retries; nothing secret
+
+
+@dataclass(frozen=True)
+class _Message:
+    """A range about to be leased; ``abandoned`` counts the workers in a row that died of it, or beside it."""
+
+    id: uuid.UUID
+    epoch: int
+    first: int
+    last: int
+    abandoned: int
+    body: bytes
+
+
+def _due(
+    cursor: CursorWrapper, stream: _Stream, limit: int, *, resent: bool, beside: Sequence[_Message] = ()
+) -> list[_Message]:
+    """Find the messages whose time has come. One that was abandoned stands alone: it may be what kills its workers."""
+    if limit <= 0:
+        return []
+    cursor.execute(DUE, {"stream": stream.partner_id, "resent": resent, "limit": limit})
+    rows = cursor.fetchall()
+    is_alone = bool(rows) and not beside and rows[0][4] > 0
+    rows = rows[:1] if is_alone else [row for row in rows if not row[4]]
+    messages = []
+    for delivery_id, epoch, first, last, abandoned, body in rows:
+        if body is None:  # a half of a split message; it fits into one message, as the whole did
+            [message] = _pack(stream, epoch, first, last, max_notices=last - first + 1)
+            body = message.body
+        messages.append(_Message(delivery_id, epoch, first, last, abandoned, bytes(body)))
+    return messages
+
+
+def _fresh(stream: _Stream, places: int) -> list[_Message]:
+    """Pack the numbers that are in no message yet into at most ``places`` new ones."""
+    first = stream.packed_through + 1
+    last = min(stream.head, stream.packed_through + places * stream.max_notices)
+    packed = _pack(stream, stream.epoch, first, last, max_notices=stream.max_notices)
+    return [_Message(new_id(), stream.epoch, one.first, one.last, 0, one.body) for one in packed[:places]]
+
+
+def _pack(stream: _Stream, epoch: int, first: int, last: int, *, max_notices: int) -> list[payload.Message]:
+    notices = payload.read_notices(stream_id=stream.partner_id, epoch=epoch, first=first, last=last)
+    return payload.pack(
+        notices, epoch=epoch, partner=stream.slug, head=stream.head, now=stream.now, max_notices=max_notices
     )
-    return Result(claim, outcome, verdict)
 
 
-def drain(*, partner_id: int, budget: timedelta, patient: bool = True) -> bool:
-    """Claim, send and record until the partner is due nothing or ``budget`` is spent; True when there may be more."""
-    end = time.monotonic() + budget.total_seconds()
-    with webhook.Line(
-        allow_http=settings.PARTNER_ALLOW_HTTP, allowed_networks=settings.PARTNER_ALLOWED_NETWORKS
-    ) as line:
-        while time.monotonic() < end:
-            try:
-                claims = claim_due(partner_id=partner_id, patient=patient)
-            except OperationalError as error:
-                if isinstance(error.__cause__, LockNotAvailable):
-                    return False  # another drain of this partner has been at it for two seconds; so it is not idle
-                raise
-            if not claims:
-                return False
-            crashpoint("after_claim")
-            answered = False
-            for results in _send_all(claims, line=line):
-                crashpoint("after_send")
-                record(results, partner_id=partner_id)
-                answered |= any(not isinstance(result.outcome, webhook.Unreachable) for result in results)
-            if not answered:
-                return False  # it is down, or hangs: it holds this worker for one deadline, no more
-    return True
-
-
-def _send_all(claims: Sequence[Claim], *, line: webhook.Line) -> Iterator[list[Result]]:
-    """Send all claims at once, and yield their results as they come in, a moment's worth together."""
-    if len(claims) == 1:
-        yield [send(claims[0], line=line)]
-        return
-    with ThreadPoolExecutor(max_workers=len(claims)) as pool:
-        under_way = {pool.submit(send, claim, line=line) for claim in claims}
-        while under_way:
-            wait(under_way, return_when=FIRST_COMPLETED)
-            # Let others of the same moment join: one commit for all of them.
-            done, under_way = wait(under_way, timeout=RECORD_EVERY_SECONDS)
-            yield [future.result() for future in done]
+def _lease(
+    cursor: CursorWrapper, stream: _Stream, messages: Sequence[_Message], *, signer: Signer
+) -> dict[uuid.UUID, tuple[int, int]]:
+    """Lease messages and write their attempts; returns the fence and the earlier failures of each."""
+    parameters: dict[str, Any] = {
+        "ids": [one.id for one in messages],
+        "epochs": [one.epoch for one in messages],
+        "firsts": [one.first for one in messages],
+        "lasts": [one.last for one in messages],
+        "bodies": [one.body for one in messages],
+        "stream": stream.partner_id,
+        "lease": settings.DELIVERY_LEASE,
+        "url": stream.url,
+        "key_ids": list(signer.key_ids),
+    }
+    cursor.execute(CLAIM, parameters)
+    return {delivery_id: (fence, failures) for delivery_id, fence, failures in cursor.fetchall()}
 
 
 # --- record ---
@@ -263,9 +303,13 @@ judged as (
       from result r join removal_delivery d on d.id = r.id),
 moved as (
     update removal_delivery d
-       set state = j.next, lease_until = null, suspect = j.suspect, due_at = clock_timestamp() + j.delay,
-           delivered_at = case when j.next = 'delivered' then clock_timestamp() end,
-           delivered_by = case when j.next = 'delivered' then 'response' else '' end
+       set state = j.next, lease_until = null, suspect = j.suspect, due_at = clock_timestamp() + j.delay, abandoned = 0,
+           failures = d.failures + (j.next <> 'delivered')::int,
+           -- of a message that was sent again, the first arrival counts
+           delivered_at = case when j.next = 'delivered' then coalesce(d.delivered_at, clock_timestamp())
+                               else d.delivered_at end,
+           delivered_by = case when j.next = 'delivered' and d.delivered_by = '' then 'response'
+                               else d.delivered_by end
       from judged j where d.id = j.id and d.fence = j.fence and d.state = 'sending'
     returning d.id, d.fence, d.state),
 closed as (
@@ -290,9 +334,9 @@ select id, state from moved
 # Two children with new ids cover exactly the parent's range.
 SPLIT = """
 insert into removal_delivery (id, stream_id, epoch, first_sequence, last_sequence, state, fence, attempts, created_at,
-                              due_at, delivered_by, suspect, parent_id)
-select half.id, d.stream_id, d.epoch, half.first, half.last, 'waiting', 0, 0, clock_timestamp(), clock_timestamp(), '',
-       false, d.id
+                              due_at, failures, abandoned, delivered_by, suspect, resent, parent_id)
+select half.id, d.stream_id, d.epoch, half.first, half.last, 'waiting', 0, 0, clock_timestamp(), clock_timestamp(),
+       0, 0, '', false, false, d.id
   from removal_delivery d
   cross join lateral (values
       (%(left)s::uuid, d.first_sequence, (d.first_sequence + d.last_sequence) / 2),
@@ -311,22 +355,81 @@ update partners_endpoint set state = 'suspended', state_reason = 'It answered 41
 """
 
 
+# What a person did not ask to be sent again, and has failed.
+FAILING = """
+select count(*) from removal_delivery
+ where stream_id = %s and state = 'waiting' and not resent and not suspect and failures > 0
+"""
+DUE_NOW = """
+update removal_delivery set due_at = clock_timestamp()
+ where stream_id = %s and state = 'waiting' and not suspect and due_at > clock_timestamp()
+"""
+
+
 @whole_step
-def record(results: Sequence[Result], *, partner_id: int) -> None:
+def record(results: Sequence[Result], *, partner_id: int, unsent: Collection[Claim] = ()) -> None:
     """Write down what came of the claims of one partner, in one transaction.
 
-    A claim whose lease was lost moves nothing: its attempt says what its worker saw too late.
+    ``unsent`` are given back: of them no byte has left. A claim whose lease was lost moves nothing: its attempt says
+    what its worker saw too late.
     """
     with connection.cursor() as cursor:
-        cursor.execute("select from removal_stream where partner_id = %s for no key update", [partner_id])
+        stream = _lock_stream(cursor, partner_id)
+        if stream is None:
+            return
         cursor.execute(RECORD, {**_columns(results), "stream": partner_id})
         states = dict(cursor.fetchall())
         for result in results:
             state = states.get(result.claim.delivery_id)
             if state is not None:
                 _follow_up(cursor, result, state=state, partner_id=partner_id)
+        if unsent:
+            _give_back(cursor, unsent, partner_id=partner_id)
+        _let_flow(cursor, stream, results)
         # The partner may have answered by API while we were sending: what failed then is over all the same.
         acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
+        crashpoint("before_record_commit")
+
+
+def _let_flow(cursor: CursorWrapper, stream: _Stream, results: Sequence[Result]) -> None:
+    """Open or close the stream's breaker by what its endpoint answered."""
+    answered = sum(result.verdict.is_answer for result in results)
+    failing = 0
+    if not answered:
+        cursor.execute(FAILING, [stream.partner_id])
+        (failing,) = cursor.fetchone()
+    asked = [wait for wait in (getattr(result.outcome, "retry_after", None) for result in results) if wait]
+    answers = flow.Answers(answered, len(results) - answered, failing, max(asked, default=None))
+    kept = flow.settled(stream.flow, answers, now=stream.now, jitter=random.uniform(0, 0.5))  # noqa: S311
+    _keep(cursor, stream, packed_through=stream.packed_through, kept=kept)
+    if kept.is_open != stream.flow.is_open:
+        if not kept.is_open:
+            cursor.execute(DUE_NOW, [stream.partner_id])
+        log.warning("breaker_opened" if kept.is_open else "breaker_closed", partner_id=stream.partner_id)
+
+
+GIVE_BACK = """
+with given as (select * from unnest(%(ids)s::uuid[], %(fences)s::int[]) g(id, fence)),
+freed as (
+    update removal_delivery d set state = 'waiting', lease_until = null, due_at = clock_timestamp()
+      from given g where d.id = g.id and d.fence = g.fence and d.state = 'sending'
+    returning d.id, d.fence),
+closed as (
+    update removal_attempt a set finished_at = clock_timestamp(), outcome = 'unsent'
+      from freed f where a.delivery_id = f.id and a.number = f.fence and a.finished_at is null)
+insert into removal_logentry (actor, action, about)
+select 'worker', 'attempt_unsent', jsonb_build_object('partner', %(stream)s::bigint, 'delivery', id, 'attempt', fence)
+  from freed
+"""
+
+
+def _give_back(cursor: CursorWrapper, unsent: Collection[Claim], *, partner_id: int) -> None:
+    parameters: dict[str, Any] = {
+        "ids": [claim.delivery_id for claim in unsent],
+        "fences": [claim.fence for claim in unsent],
+        "stream": partner_id,
+    }
+    cursor.execute(GIVE_BACK, parameters)
 
 
 def _follow_up(cursor: CursorWrapper, result: Result, *, state: str, partner_id: int) -> None:
@@ -373,50 +476,73 @@ def _reason(outcome: webhook.Outcome) -> str:
 
 REAP = """
 with lost as materialized (
-    select id, fence, stream_id from removal_delivery where state = 'sending' and lease_until < clock_timestamp()
+    select id, fence, stream_id,
+           case when abandoned + 1 < %(tries)s then 'waiting'
+                when first_sequence < last_sequence then 'split' else 'quarantined' end next
+      from removal_delivery where state = 'sending' and lease_until < clock_timestamp()
      order by lease_until limit 500 for no key update skip locked),
 freed as (
     -- The fence grows now, so that a worker that wakes up later has lost already.
     update removal_delivery d
-       set state = 'waiting', fence = d.fence + 1, lease_until = null, due_at = clock_timestamp() + %(soon)s
+       set state = lost.next, fence = d.fence + 1, lease_until = null, abandoned = d.abandoned + 1,
+           due_at = clock_timestamp() + %(soon)s * 4 ^ d.abandoned
       from lost where d.id = lost.id),
 abandoned as (
     update removal_attempt a set finished_at = clock_timestamp(), outcome = 'abandoned'
       from lost where a.delivery_id = lost.id and a.number = lost.fence and a.finished_at is null),
 logged as (
     insert into removal_logentry (actor, action, about)
-    select 'worker', 'attempt_abandoned', jsonb_build_object('partner', stream_id, 'delivery', id, 'attempt', fence)
+    select 'worker', 'attempt_abandoned', jsonb_build_object(
+               'partner', stream_id, 'delivery', id, 'attempt', fence, 'delivery_state', next)
       from lost)
-select count(*) from lost
+select id, next, stream_id from lost
 """
 
 
 @whole_step
 def reap() -> int:
-    """Free the messages of workers that are gone; returns how many. Their outcome is marked as unknown."""
+    """Free the messages of workers that are gone; returns how many. Their outcome is marked as unknown.
+
+    One that five workers in a row did not survive is halved; a single notice is quarantined, and needs a person.
+    """
     with connection.cursor() as cursor:
-        parameters: dict[str, Any] = {"soon": AFTER_REAPING}
+        parameters: dict[str, Any] = {"soon": AFTER_REAPING, "tries": TRIES_BEFORE_ASIDE}
         cursor.execute(REAP, parameters)
-        (count,) = cursor.fetchone()
-    return int(count)
+        lost = cursor.fetchall()
+        for delivery_id, state, partner_id in lost:
+            if state == "split":
+                cursor.execute(SPLIT, {"parent": delivery_id, "left": new_id(), "right": new_id()})
+            elif state == "quarantined":
+                log.error("delivery_kills_workers", partner_id=partner_id, delivery=f"msg_{delivery_id.hex}")
+    return len(lost)
 
 
 DUE_PARTNERS = """
-select s.partner_id
+select s.partner_id, s.probe_at is not null
   from removal_stream s
   join partners_partner p on p.id = s.partner_id and p.state = 'live'
   join partners_endpoint e on e.partner_id = s.partner_id and e.state = 'open'
- where exists (select from removal_delivery d
-                where d.stream_id = s.partner_id and d.state = 'waiting' and d.due_at <= clock_timestamp())
-    or s.head > s.packed_through
-   and e."window" > (select count(*) from removal_delivery d
-                      where d.stream_id = s.partner_id and d.state in ('waiting', 'sending') and not d.suspect)
+ where (s.probe_at is null or s.probe_at <= clock_timestamp())
+   and (exists (select from removal_delivery d
+                 where d.stream_id = s.partner_id and d.state = 'waiting' and d.due_at <= clock_timestamp())
+     or s.head > s.packed_through
+    and e."window" > (select count(*) from removal_delivery d
+                       where d.stream_id = s.partner_id
+                         and (d.state = 'sending' or d.state = 'waiting' and not d.resent and not d.suspect)))
  order by s.partner_id
 """
 
 
-def due_partners() -> list[int]:
+@dataclass(frozen=True)
+class DuePartner:
+    """A partner that is due something; ``is_probe`` where it seems to be down, and one message may find out."""
+
+    partner_id: int
+    is_probe: bool
+
+
+def due_partners() -> list[DuePartner]:
     """List the partners that are due something now and have room in their window."""
     with connection.cursor() as cursor:
         cursor.execute(DUE_PARTNERS)
-        return [partner_id for (partner_id,) in cursor.fetchall()]
+        return [DuePartner(*row) for row in cursor.fetchall()]

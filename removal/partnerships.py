@@ -143,8 +143,18 @@ def checked_url(url: str) -> str:
 
 def _make_due(partner: Partner) -> None:
     """Try again now what waits for another try: it may have waited for just this."""
-    Stream.objects.select_for_update(no_key=True).filter(partner=partner).first()
+    stream = Stream.objects.select_for_update(no_key=True).filter(partner=partner)
+    stream.first()
+    stream.update(failures=0, probe_at=None, allowance=1)
     Delivery.objects.filter(stream_id=partner.pk, state=Delivery.State.WAITING).update(due_at=Now())
+
+
+def find_partner(slug: str) -> Partner:
+    """Find a partner by its slug. Raises UnknownPartner."""
+    partner = Partner.objects.filter(slug=slug).first()
+    if partner is None:
+        raise UnknownPartner(slug)
+    return partner
 
 
 def _lock(slug: str) -> Partner:

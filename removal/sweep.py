@@ -15,12 +15,14 @@ import structlog
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from removal import delivery, large, planning
+from removal import delivery, large, planning, sending
 
 log = structlog.get_logger()
 
 # Partners that a sweep sends to at once: one that hangs must not keep the others waiting.
 AT_ONCE = 4
+# Of these, so many may be partners that seem to be down: a probe of one that hangs takes its whole deadline.
+PROBES_AT_ONCE = 2
 
 
 class Sweeper:
@@ -32,6 +34,7 @@ class Sweeper:
         self.reconcile_at = time.monotonic() + reconcile_interval.total_seconds() * random.random()  # noqa: S311
         self.pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="sweep")
         self.draining: dict[int, Future[None]] = {}
+        self.probing: set[int] = set()
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -66,13 +69,17 @@ class Sweeper:
 
     def _send(self) -> None:
         self.draining = {partner: future for partner, future in self.draining.items() if not future.done()}
-        for partner_id in delivery.due_partners():
-            if partner_id not in self.draining:
-                self.draining[partner_id] = self.pool.submit(self._drain, partner_id)
+        self.probing &= self.draining.keys()
+        for due in delivery.due_partners():
+            if due.partner_id in self.draining or (due.is_probe and len(self.probing) >= PROBES_AT_ONCE):
+                continue
+            if due.is_probe:
+                self.probing.add(due.partner_id)
+            self.draining[due.partner_id] = self.pool.submit(self._drain, due.partner_id)
 
     def _drain(self, partner_id: int) -> None:
         try:
-            delivery.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, patient=False)
+            sending.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, patient=False)
         except Exception as error:  # noqa: BLE001
             # Its claims come back when their lease ends.
             log.error("drain_failed", partner_id=partner_id, error=type(error).__name__)  # noqa: TRY400

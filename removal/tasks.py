@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.conf import settings
 
-from removal import delivery, hints, large, planning
+from removal import hints, large, planning, sending
 
 
 @shared_task(name="removal.tasks.plan", ignore_result=True)
@@ -18,6 +18,6 @@ def plan(**_newer: object) -> None:
 
 @shared_task(name="removal.tasks.drain_stream", ignore_result=True)
 def drain_stream(*, partner_id: int, **_newer: object) -> None:
-    """Send what one partner is due."""
-    if delivery.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET):
+    """Send what one partner is due, unless it seems to be down: that is for the sweep to find out."""
+    if sending.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, probing=False):
         hints.hint_stream(partner_id=partner_id)

@@ -19,6 +19,7 @@ class Verdict:
 
     ``suspect`` asks for ``quarantined``, which is granted only if another message has arrived meanwhile: until then
     the endpoint may be at fault. ``incident`` names a fault of the endpoint; ``suspends`` stops sending to it.
+    ``is_answer`` tells that the endpoint is there and reads what it is sent.
     """
 
     state: str
@@ -26,12 +27,13 @@ class Verdict:
     suspect: bool = False
     incident: str = ""
     suspends: bool = False
+    is_answer: bool = False
 
 
 def judge(outcome: Outcome, *, notices: int, attempt: int, jitter: float) -> Verdict:
     """Decide what follows attempt number ``attempt`` at a message of ``notices`` notices. Nothing is ever given up."""
     if isinstance(outcome, Delivered):
-        return Verdict("delivered")
+        return Verdict("delivered", is_answer=True)
     retry_after = outcome.retry_after if isinstance(outcome, Refused) else None
     delay = schedule.delay_before(attempt=attempt + 1, retry_after=retry_after, jitter=jitter)
     if isinstance(outcome, Unreachable):
@@ -39,7 +41,9 @@ def judge(outcome: Outcome, *, notices: int, attempt: int, jitter: float) -> Ver
         return Verdict("waiting", delay, incident=outcome.reason if about_endpoint else "")
     status = outcome.status
     if status in ABOUT_CONTENT:
-        return Verdict("split") if notices > 1 else Verdict("waiting", delay, suspect=True)
+        if notices > 1:
+            return Verdict("split", is_answer=True)
+        return Verdict("waiting", delay, suspect=True, is_answer=True)
     if status in LATER or status >= 500:
         return Verdict("waiting", delay)
     return Verdict("waiting", delay, incident=f"http_{status}", suspends=status == GONE)

@@ -3,7 +3,7 @@
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import CheckConstraint, Q, UniqueConstraint
+from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
 from django.db.models.functions import Now
 
 from partners.models import Partner, all_usages
@@ -80,10 +80,13 @@ class ManifestEntry(models.Model):
 
     pk = models.CompositePrimaryKey("subject_id", "release_id")
     subject = models.ForeignKey(Subject, models.PROTECT, db_constraint=False, db_index=False, related_name="+")
-    release = models.ForeignKey(Release, models.PROTECT, db_constraint=False, related_name="entries")
+    release = models.ForeignKey(Release, models.PROTECT, db_constraint=False, db_index=False, related_name="entries")
     items = ArrayField(models.TextField())
     item_count = models.IntegerField()
     part = models.IntegerField(default=0)
+
+    class Meta:
+        indexes = [Index(fields=["release", "part"], name="entries_of_a_part")]
 
     def __str__(self) -> str:
         return f"subject {self.subject_id} in release {self.release_id}"

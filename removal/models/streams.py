@@ -20,6 +20,16 @@ class Stream(models.Model):
     head = models.BigIntegerField(default=0, help_text="The last number given.")
     packed_through = models.BigIntegerField(default=0, help_text="The last number put in a message.")
     received_through = models.BigIntegerField(default=0, help_text="The partner said it received all up to here.")
+    # Kept for removal.flow.
+    failures = models.PositiveIntegerField(db_default=0, help_text="Tries in a row that the endpoint did not answer.")
+    probe_at = models.DateTimeField(
+        null=True, blank=True, help_text="The endpoint seems to be down: one message is tried then, the others wait."
+    )
+    allowance = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Just back from being down: how many messages may be on their way at once."
+    )
+    tokens = models.FloatField(db_default=1, help_text="Messages that could start at once at tokens_at, by the rate.")
+    tokens_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [
@@ -122,6 +132,8 @@ class Delivery(models.Model):
     state = models.CharField(max_length=12, choices=State, default=State.WAITING)
     fence = models.PositiveIntegerField(default=0, help_text="Grows with every claim; only its holder may record.")
     attempts = models.PositiveIntegerField(default=0)
+    failures = models.PositiveIntegerField(db_default=0, help_text="Tries that failed; they choose the next delay.")
+    abandoned = models.PositiveIntegerField(db_default=0, help_text="Workers in a row that died while sending it.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     due_at = models.DateTimeField(db_default=Now())
     lease_until = models.DateTimeField(null=True, blank=True)
@@ -130,6 +142,7 @@ class Delivery(models.Model):
     suspect = models.BooleanField(
         default=False, help_text="The partner refused its content; quarantined if others arrive meanwhile."
     )
+    resent = models.BooleanField(db_default=False, help_text="Asked for again by a person, although it had ended.")
     parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="children")
     body_digest = models.BinaryField(max_length=32, null=True, blank=True, help_text="SHA-256 of the bytes sent.")
 
@@ -142,7 +155,7 @@ class Delivery(models.Model):
                 name="a_sending_delivery_has_a_lease",
             ),
             CheckConstraint(
-                condition=Q(state="delivered", delivered_at__isnull=False) & ~Q(delivered_by="")
+                condition=Q(delivered_at__isnull=False) & ~Q(delivered_by="") & (Q(state="delivered") | Q(resent=True))
                 | ~Q(state="delivered") & Q(delivered_at__isnull=True, delivered_by=""),
                 name="a_delivered_delivery_says_when_and_how",
             ),
@@ -153,7 +166,8 @@ class Delivery(models.Model):
             CheckConstraint(condition=Q(attempts=0) | Q(body_digest__isnull=False), name="a_tried_delivery_has_a_body"),
         ]
         indexes = [
-            Index(fields=["stream", "due_at", "id"], name="delivery_due", condition=Q(state="waiting")),
+            Index(fields=["stream", "due_at", "id"], name="delivery_due", condition=Q(state="waiting", resent=False)),
+            Index(fields=["stream", "due_at", "id"], name="delivery_again", condition=Q(state="waiting", resent=True)),
             Index(fields=["lease_until"], name="delivery_leased", condition=Q(state="sending")),
             Index(fields=["stream", "epoch", "first_sequence"], name="delivery_range", condition=~Q(state="split")),
             Index(fields=["stream", "delivered_at"], name="delivery_done", condition=Q(state="delivered")),
@@ -189,6 +203,7 @@ class Attempt(models.Model):
         REFUSED = "refused", "refused"
         UNREACHABLE = "unreachable", "unreachable"
         ABANDONED = "abandoned", "abandoned"  # its lease ran out: whether it arrived is unknown
+        UNSENT = "unsent", "unsent"  # given back before a byte of it left
 
     delivery = models.ForeignKey(Delivery, models.PROTECT, related_name="tries", db_index=False)
     number = models.PositiveIntegerField(help_text="The fence of its claim.")

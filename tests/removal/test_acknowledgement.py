@@ -221,7 +221,7 @@ def test_an_answer_before_our_post_returns_is_not_undone(partner: Partner) -> No
     say(partner, {"sequence": 1, "status": "completed"})
     [row] = Delivery.objects.all()
     assert row.state == "sending"
-    claim = delivery.Claim(row.pk, 1, 1, row.fence, 1, "https://partner.example/", b"", None, 0)  # type: ignore[arg-type]
+    claim = delivery.Claim(row.pk, 1, 1, 1, row.fence, 0, "https://partner.example/", b"", None, 0)  # type: ignore[arg-type]
     late = Refused(status=500, answer=b"", latency=timedelta(0))
     verdict = judge(late, notices=1, attempt=1, jitter=0)
     delivery.record([delivery.Result(claim, late, verdict)], partner_id=partner.pk)

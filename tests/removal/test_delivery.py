@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from partners import keys, signing, webhook
 from partners.models import Endpoint, Partner
-from removal import delivery, planning
+from removal import delivery, planning, sending
 from removal.acknowledgement import acknowledge
 from removal.models import Attempt, Delivery, Incident, Notice, Stream
 from removal.partnerships import change_endpoint
@@ -57,7 +57,7 @@ def finished_at(*, number: int) -> datetime:
 def test_a_notice_is_sent_signed_and_recorded() -> None:
     with listening() as receiver:
         partner = owe(receiver, notices=1)
-        assert delivery.drain(partner_id=partner.pk, budget=BUDGET) is False
+        assert sending.drain(partner_id=partner.pk, budget=BUDGET) is False
     [message] = receiver.received
     assert message.sequences == [1]
     sent = Delivery.objects.get()
@@ -80,11 +80,11 @@ def test_a_failing_partner_is_tried_again_with_the_same_bytes_and_id() -> None:
     replies = iter([Reply(503), Reply(200)])
     with listening(lambda _: next(replies)) as receiver:
         partner = owe(receiver, notices=1)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
         waiting = Delivery.objects.get()
         assert waiting.state == "waiting"
         make_due(partner)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     first, second = receiver.received
     assert (first.webhook_id, first.body) == (second.webhook_id, second.body)
     assert list(Attempt.objects.order_by("number").values_list("outcome", "status")) == [
@@ -97,12 +97,12 @@ def test_a_failing_partner_is_tried_again_with_the_same_bytes_and_id() -> None:
 def test_a_backlog_leaves_in_full_messages_within_the_window() -> None:
     with listening(lambda _: Reply(500)) as receiver:
         partner = owe(receiver, notices=25, window=2, max_notices=10)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
         assert sorted(message.sequences[0] for message in receiver.received) == [1, 11]
         assert Stream.objects.get(partner=partner).packed_through == 20
         receiver.script = lambda _: Reply(200)
         make_due(partner)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert sorted(set(receiver.sequences)) == list(range(1, 26))
     assert [len(m.sequences) for m in receiver.received[2:]] == [10, 10, 5]
 
@@ -113,11 +113,11 @@ def test_a_refused_message_is_halved_until_the_culprit_stands_alone() -> None:
 
     with listening(refuse_the_fifth) as receiver:
         partner = owe(receiver, notices=8)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
         # Refused once, with others delivered since: at the next refusal it is quarantined.
         assert Delivery.objects.get(first_sequence=5, last_sequence=5).state == "waiting"
         make_due(partner)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     states = Delivery.objects.exclude(state="split").order_by("first_sequence")
     assert list(states.values_list("first_sequence", "last_sequence", "state")) == [
         (1, 4, "delivered"),
@@ -131,7 +131,7 @@ def test_a_lone_refused_notice_is_not_quarantined_while_nothing_else_arrives() -
     with listening(lambda _: Reply(400)) as receiver:
         partner = owe(receiver, notices=1)
         for _ in range(3):
-            delivery.drain(partner_id=partner.pk, budget=BUDGET)
+            sending.drain(partner_id=partner.pk, budget=BUDGET)
             make_due(partner)
     assert Delivery.objects.get().state == "waiting"
     assert len(receiver.received) == 3
@@ -141,13 +141,13 @@ def test_a_lone_refused_notice_is_not_quarantined_while_nothing_else_arrives() -
 def test_a_faulty_endpoint_opens_one_incident_and_splits_nothing(status: int, kind: str) -> None:
     with listening(lambda _: Reply(status)) as receiver:
         partner = owe(receiver, notices=2)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
         make_due(partner)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
         assert list(Incident.objects.values_list("kind", "closed_at")) == [(kind, None)]
         receiver.script = lambda _: Reply(200)
         make_due(partner)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert Delivery.objects.get().state == "delivered"
     assert Incident.objects.filter(closed_at=None).count() == 0
 
@@ -155,10 +155,10 @@ def test_a_faulty_endpoint_opens_one_incident_and_splits_nothing(status: int, ki
 def test_gone_suspends_the_endpoint_and_the_notices_stay_owed() -> None:
     with listening(lambda _: Reply(410)) as receiver:
         partner = owe(receiver, notices=1)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
         make_due(partner)
         assert delivery.due_partners() == []
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert len(receiver.received) == 1
     assert Endpoint.objects.get(partner=partner).state == "suspended"
     assert Delivery.objects.get().state == "waiting"
@@ -168,7 +168,7 @@ def test_gone_suspends_the_endpoint_and_the_notices_stay_owed() -> None:
 def test_retry_after_is_honoured() -> None:
     with listening(lambda _: Reply(429, headers={"Retry-After": "600"})) as receiver:
         partner = owe(receiver, notices=1)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     wait = Delivery.objects.get().due_at - finished_at(number=1)
     assert timedelta(seconds=599) < wait <= timedelta(seconds=601)
 
@@ -180,7 +180,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing() -> None:
         Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
         assert delivery.reap() == 1
         with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
-            result = delivery.send(old, line=line)
+            result = sending.send(old, line=line)
         delivery.record([result], partner_id=partner.pk)
     delivery_row = Delivery.objects.get()
     assert (delivery_row.state, delivery_row.fence) == ("waiting", 2)
@@ -193,7 +193,7 @@ def test_a_paused_partner_is_sent_nothing() -> None:
         partner = owe(receiver, notices=1)
         Partner.objects.update(state=Partner.State.PAUSED)
         assert delivery.due_partners() == []
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert receiver.received == []
     assert Stream.objects.get().packed_through == 0
 
@@ -202,7 +202,7 @@ def test_an_acknowledgement_in_the_response_counts_as_received() -> None:
     answer = json.dumps({"acknowledgements": [{"sequence": 1, "status": "completed"}]}).encode()
     with listening(lambda _: Reply(200, answer)) as receiver:
         partner = owe(receiver, notices=1)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert Stream.objects.get().received_through == 1
     assert Notice.objects.get().handling == "none"  # the watermark says it; the row is spared
 
@@ -222,7 +222,7 @@ def test_an_acknowledgement_in_the_response_counts_as_received() -> None:
 def test_any_other_response_is_a_delivery_and_no_acknowledgement(answer: bytes) -> None:
     with listening(lambda _: Reply(200, answer)) as receiver:
         partner = owe(receiver, notices=1)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert Delivery.objects.get().state == "delivered"
     assert Stream.objects.get().received_through == 0
 
@@ -231,13 +231,13 @@ def test_a_success_before_the_refusal_does_not_put_a_message_in_quarantine() -> 
     replies = iter([503, 200])
     with listening(lambda _: Reply(next(replies, 400))) as receiver:
         partner = owe(receiver, notices=2, max_notices=1, window=1)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)  # 1 is refused for now, and holds the window
+        sending.drain(partner_id=partner.pk, budget=BUDGET)  # 1 is refused for now, and holds the window
         Delivery.objects.update(suspect=True)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)  # 2 arrives
+        sending.drain(partner_id=partner.pk, budget=BUDGET)  # 2 arrives
         Delivery.objects.update(suspect=False)
         for _ in range(3):
             make_due(partner)
-            delivery.drain(partner_id=partner.pk, budget=BUDGET)
+            sending.drain(partner_id=partner.pk, budget=BUDGET)
     states = Delivery.objects.order_by("first_sequence").values_list("state", flat=True)
     assert list(states) == ["waiting", "delivered"]
 
@@ -251,25 +251,25 @@ def test_a_message_answered_while_its_post_failed_frees_its_place() -> None:
 
     with listening(answer_and_fail) as receiver:
         partner = owe(receiver, notices=2, max_notices=1, window=1)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert list(Delivery.objects.values_list("state", "delivered_by")) == [("delivered", "acknowledged")] * 2
 
 
 def test_a_new_address_is_tried_at_once() -> None:
     with listening(lambda _: Reply(410)) as gone, listening() as receiver:
         partner = owe(gone, notices=1)
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
         assert delivery.due_partners() == []
         change_endpoint(actor="test", slug=partner.slug, url=receiver.url, now=timezone.now())
-        assert delivery.due_partners() == [partner.pk]
-        delivery.drain(partner_id=partner.pk, budget=BUDGET)
+        assert [due.partner_id for due in delivery.due_partners()] == [partner.pk]
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert receiver.sequences == [1]
 
 
 def test_a_partner_that_is_down_holds_a_worker_for_one_batch() -> None:
     with listening() as receiver:
         partner = owe(receiver, notices=3, max_notices=1, window=1)
-    assert delivery.drain(partner_id=partner.pk, budget=BUDGET) is False
+    assert sending.drain(partner_id=partner.pk, budget=BUDGET) is False
     attempt = Attempt.objects.get()
     assert (attempt.outcome, attempt.reason.partition(":")[0]) == ("unreachable", "connection")
 
@@ -280,6 +280,104 @@ def test_nothing_is_sent_after_the_lease() -> None:
         [claim] = delivery.claim_due(partner_id=partner.pk)
         frozen = replace(claim, lease_ends=time.monotonic())
         with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
-            result = delivery.send(frozen, line=line)
+            result = sending.send(frozen, line=line)
     assert receiver.received == []
     assert isinstance(result.outcome, webhook.Unreachable)
+
+
+def test_a_rate_is_kept() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=12, max_notices=1, window=100, rate_per_second=10)
+        started = time.monotonic()
+        while sending.drain(partner_id=partner.pk, budget=BUDGET) or len(receiver.received) < 12:
+            time.sleep(0.05)
+    assert sorted(receiver.sequences) == list(range(1, 13))
+    assert time.monotonic() - started > 0.15  # a burst of ten, and two that wait a tenth of a second each
+
+
+def test_a_partner_that_is_down_is_probed_with_one_message_and_resumes_by_itself() -> None:
+    is_down = True
+    with listening(lambda _: Reply(503 if is_down else 200)) as receiver:
+        partner = owe(receiver, notices=40, max_notices=1, window=8)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+        stream = Stream.objects.get()
+        assert stream.failures == 5
+        assert stream.probe_at
+        tried = len(receiver.received)
+        assert tried <= 8
+        make_due(partner)
+        assert delivery.due_partners() == []  # not before the probe's time
+        assert sending.drain(partner_id=partner.pk, budget=BUDGET) is False
+
+        Stream.objects.update(probe_at=timezone.now())
+        [due] = delivery.due_partners()
+        assert due.is_probe
+        assert sending.drain(partner_id=partner.pk, budget=BUDGET, probing=False) is False
+        assert len(receiver.received) == tried  # a hint does not probe
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+        assert len(receiver.received) == tried + 1
+        assert Stream.objects.get().failures == 6
+
+        is_down = False
+        Stream.objects.update(probe_at=timezone.now())
+        make_due(partner)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+    assert Stream.objects.get().probe_at is None
+    assert set(Delivery.objects.values_list("state", flat=True)) == {"delivered"}
+    assert sorted(set(receiver.sequences)) == list(range(1, 41))
+
+
+def test_what_was_claimed_beside_a_hanging_message_is_given_back_unsent(settings: Settings) -> None:
+    settings.DELIVERY_DEADLINE = timedelta(seconds=0.3)
+
+    def hang(_: Received) -> Reply:
+        time.sleep(0.6)
+        return Reply(200)
+
+    with listening(hang) as receiver:
+        partner = owe(receiver, notices=20, max_notices=1, window=20)
+        started = time.monotonic()
+        assert sending.drain(partner_id=partner.pk, budget=BUDGET) is False
+        assert time.monotonic() - started < 2
+    outcomes = list(Attempt.objects.values_list("outcome", flat=True))
+    assert outcomes.count("unreachable") >= 1
+    assert outcomes.count("unsent") == 20 - outcomes.count("unreachable")
+    failures = Delivery.objects.filter(tries__outcome="unsent").values_list("failures", "state").distinct()
+    assert list(failures) == [(0, "waiting")]
+
+
+def test_a_message_that_kills_five_workers_is_halved_until_the_notice_stands_aside() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=2)
+        for _ in range(5):
+            [claim] = delivery.claim_due(partner_id=partner.pk)
+            Delivery.objects.filter(pk=claim.delivery_id).update(lease_until=timezone.now() - timedelta(seconds=1))
+            assert delivery.reap() == 1
+            make_due(partner)
+        assert Delivery.objects.get(pk=claim.delivery_id).state == "split"
+        sick, well = Delivery.objects.filter(parent=claim.delivery_id).order_by("first_sequence")
+        for _ in range(5):
+            claims = delivery.claim_due(partner_id=partner.pk)
+            assert {one.delivery_id for one in claims} <= {sick.pk, well.pk}
+            for one in claims:
+                if one.delivery_id == well.pk:
+                    with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
+                        delivery.record([sending.send(one, line=line)], partner_id=partner.pk)
+            Delivery.objects.filter(pk=sick.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
+            delivery.reap()
+            make_due(partner)
+    sick.refresh_from_db()
+    assert sick.state == "quarantined"
+    assert receiver.sequences == [2]
+
+
+def test_a_message_whose_worker_died_is_tried_alone() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=3, max_notices=1)
+        first = delivery.claim_due(partner_id=partner.pk, most=1)
+        Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+        delivery.reap()
+        make_due(partner)
+        again = delivery.claim_due(partner_id=partner.pk)
+        assert [one.delivery_id for one in again] == [one.delivery_id for one in first]
+        assert len(delivery.claim_due(partner_id=partner.pk)) == 2

@@ -14,7 +14,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from partners.models import Partner
-from removal import delivery, intake, invariants, planning
+from removal import delivery, intake, invariants, planning, sending
 from removal.acknowledgement import acknowledge
 from removal.models import Delivery, Stream
 from removal.statements import Statement
@@ -75,10 +75,10 @@ def build_world() -> dict[str, int]:
         partial = record(make_wish("site:2", kind="deletion", items=("post:1",)))
         kept = record(make_wish("site:3"))
         planning.plan(budget=BUDGET)
-        delivery.drain(partner_id=acme.pk, budget=BUDGET)
-        delivery.drain(partner_id=globex.pk, budget=BUDGET)
+        sending.drain(partner_id=acme.pk, budget=BUDGET)
+        sending.drain(partner_id=globex.pk, budget=BUDGET)
         Delivery.objects.filter(stream=acme.pk, state="waiting").update(due_at=timezone.now())
-        delivery.drain(partner_id=acme.pk, budget=BUDGET)
+        sending.drain(partner_id=acme.pk, budget=BUDGET)
 
     under_way = record(make_wish("site:4"))
     planning.plan(budget=BUDGET)

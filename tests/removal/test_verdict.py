@@ -23,9 +23,9 @@ def unreachable(reason: Reason) -> Unreachable:
 @pytest.mark.parametrize(
     ("outcome", "notices", "verdict"),
     [
-        (Delivered(status=204, answer=b"", latency=QUICK), 5, Verdict("delivered")),
-        *((refused(status), 2, Verdict("split")) for status in (400, 413, 422)),
-        *((refused(status), 1, Verdict("waiting", FIRST_DELAY, suspect=True)) for status in (400, 413, 422)),
+        (Delivered(status=204, answer=b"", latency=QUICK), 5, Verdict("delivered", is_answer=True)),
+        *((refused(status), 2, Verdict("split", is_answer=True)) for status in (400, 413, 422)),
+        *((refused(status), 1, Verdict("waiting", FIRST_DELAY, suspect=True, is_answer=True)) for status in (400, 413, 422)),
         *((refused(status), 2, Verdict("waiting", FIRST_DELAY)) for status in (408, 425, 429, 500, 503, 599)),
         *(
             (refused(status), 2, Verdict("waiting", FIRST_DELAY, incident=f"http_{status}"))

@@ -1,15 +1,15 @@
-"""``manage.py partner add|list|pause|resume|rotate|change-url``: what staff do to partners, from a shell."""
+"""``manage.py partner add|list|pause|resume|rotate|change-url|resend``: what staff do to partners, from a shell."""
 
 import getpass
 from argparse import ArgumentParser
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from partners.models import Partner
-from removal import partnerships
+from removal import hints, partnerships, replay
 from removal.models.subjects import USAGES
 
 
@@ -17,7 +17,7 @@ class Command(BaseCommand):
     help = "Add, list, pause or resume partners, give them a new signing secret, or change their address."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|pause|resume|rotate|change-url")
+        actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|pause|resume|…")
         add = actions.add_parser("add", help="add a partner; prints its secrets once")
         add.add_argument("slug", help="its short name in URLs and messages: a-z, 0-9 and -")
         add.add_argument("--url", required=True, help="where its messages go (https)")
@@ -29,9 +29,7 @@ class Command(BaseCommand):
         )
         add.add_argument("--window", type=int, default=4, help="messages on their way at once (default 4)")
         add.add_argument("--max-notices", type=int, default=100, help="notices in a message at most (default 100)")
-        add.add_argument(
-            "--rate", type=int, default=50, help="messages in a second at most (default 50); not enforced yet"
-        )
+        add.add_argument("--rate", type=int, default=50, help="messages in a second at most (default 50)")
         actions.add_parser("list", help="list partners, their state and what they are owed")
         for action, text in (
             ("pause", "stop its messages; what it is owed stays open"),
@@ -44,13 +42,21 @@ class Command(BaseCommand):
         change = actions.add_parser("change-url", help="send its messages to another address; ends a suspension")
         change.add_argument("slug")
         change.add_argument("url")
+        resend = actions.add_parser("resend", help="send again what it had already: same numbers, same webhook-id")
+        resend.add_argument("slug")
+        resend.add_argument("--from", dest="first", type=int, default=1, help="first number of its stream (default 1)")
+        resend.add_argument("--to", dest="last", type=int, help="last number (default: to the end)")
+        resend.add_argument(
+            "--since", type=datetime.fromisoformat, help="only what was delivered since, such as 2026-11-24T09:00+00:00"
+        )
+        resend.add_argument("--dry-run", action="store_true", help="only say what would be sent again")
 
     def handle(self, *, action: str, **options: Any) -> None:
         try:
             getattr(self, action.replace("-", "_"))(f"command:{getpass.getuser()}", **options)
         except partnerships.UnknownPartner as error:
             raise CommandError(f"No partner is called {error}. `manage.py partner list` lists them.") from error
-        except partnerships.InvalidPartner as error:
+        except (partnerships.InvalidPartner, replay.NothingSent) as error:
             raise CommandError(str(error)) from error
 
     def add(self, actor: str, *, slug: str, url: str, name: str, **options: Any) -> None:
@@ -104,3 +110,17 @@ class Command(BaseCommand):
     def change_url(self, actor: str, *, slug: str, url: str, **_: Any) -> None:
         partnerships.change_endpoint(actor=actor, slug=slug, url=url, now=timezone.now())
         self.stdout.write(f"{slug} is sent its messages at {url} from the next attempt on.")
+
+    def resend(self, actor: str, *, slug: str, dry_run: bool, **options: Any) -> None:
+        chosen = {name: options[name] for name in ("first", "last", "since")}
+        if chosen["since"] and chosen["since"].tzinfo is None:
+            raise CommandError("--since needs a time zone, such as 2026-11-24T09:00+00:00.")
+        if dry_run:
+            extent = replay.extent_of(slug=slug, **chosen)
+            self.stdout.write(f"Would send {extent.notices} notices in {extent.messages} messages again.")
+            return
+        extent = replay.send_again(
+            actor=actor, slug=slug, progress=lambda messages: self.stderr.write(f"{messages} messages …"), **chosen
+        )
+        hints.hint_stream(partner_id=partnerships.find_partner(slug).pk)
+        self.stdout.write(f"Sending {extent.notices} notices in {extent.messages} messages again.")

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from partners.admin import ReadOnlyAdmin
 from partners.models import Partner
-from removal import acknowledgement, delivery, planning
+from removal import acknowledgement, delivery, planning, sending
 from removal.models import Alarm, Delivery, Disclosure, RemovalRequest
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
@@ -43,7 +43,7 @@ def owe(*partners: Partner, subject: str = "") -> RemovalRequest:
 def send(partner: Partner) -> None:
     """Try every message of a partner once, also those that would wait."""
     Delivery.objects.filter(stream_id=partner.pk, state="waiting").update(due_at=timezone.now() - timedelta(seconds=1))
-    delivery.drain(partner_id=partner.pk, budget=BUDGET)
+    sending.drain(partner_id=partner.pk, budget=BUDGET)
 
 
 def say(partner: Partner, sequence: int, status: str, **said: Any) -> None:

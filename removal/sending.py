@@ -1,0 +1,161 @@
+"""Send what is due to one partner: claim (commit) -> POST, with no transaction open -> record (commit, fenced).
+
+A partner that answers at once is sent one message after another; to a slower one, several are under way on as many
+connections. Results are recorded many at a time.
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import timedelta
+from typing import Self
+
+from django.conf import settings
+from django.db import OperationalError
+from psycopg.errors import LockNotAvailable
+
+from partners import signing, webhook
+from removal import delivery, flow
+from removal.crashpoints import crashpoint
+from removal.delivery import Claim, Result
+from removal.verdict import judge
+
+# Results are recorded together: so many, or at the latest after this time, since the first of them waits in memory.
+RECORD_AT_ONCE = 50
+RECORD_EVERY_SECONDS = 0.25
+# A try ends this long before its lease does, for the time that recording it takes.
+LEASE_MARGIN_SECONDS = 1.0
+MOST_AT_ONCE = 16
+# After so many failures in a row, what was claimed beside them is given back. One that took its whole time counts so
+# many by itself.
+MISSES = 3
+# A rate that allows the next message within this time is waited for; a slower one is left to the next sweep.
+WORTH_WAITING_SECONDS = 0.25
+
+
+def drain(*, partner_id: int, budget: timedelta, patient: bool = True, probing: bool = True) -> bool:
+    """Claim, send and record until the partner is due nothing or ``budget`` is spent; True when there may be more.
+
+    ``patient`` and ``probing`` are those of ``delivery.claim``.
+    """
+    end = time.monotonic() + budget.total_seconds()
+    with _Sender() as sender:
+        while time.monotonic() < end:
+            try:
+                claimed = delivery.claim(partner_id=partner_id, patient=patient, probing=probing)
+            except OperationalError as error:
+                if isinstance(error.__cause__, LockNotAvailable):
+                    return False  # another drain of this partner has been at it for two seconds; so it is not idle
+                raise
+            if not claimed.claims:
+                if claimed.after is None or claimed.after.total_seconds() > WORTH_WAITING_SECONDS:
+                    return False
+                time.sleep(WORTH_WAITING_SECONDS)
+                continue
+            crashpoint("after_claim_commit")
+            answered = False
+            for results, unsent in sender.send_all(claimed.claims, end=end):
+                crashpoint("after_response")
+                delivery.record(results, partner_id=partner_id, unsent=unsent)
+                crashpoint("after_record_commit")
+                answered |= any(not isinstance(result.outcome, webhook.Unreachable) for result in results)
+            if not answered:
+                return False  # it is down, or hangs: it holds this worker for one deadline, no more
+    return True
+
+
+class _Sender:
+    """A line to one partner for the time of one drain, and what was learnt of how fast it answers."""
+
+    def __init__(self) -> None:
+        self.line = webhook.Line(
+            allow_http=settings.PARTNER_ALLOW_HTTP,
+            allowed_networks=settings.PARTNER_ALLOWED_NETWORKS,
+            in_flight=MOST_AT_ONCE,
+        )
+        self.pool = ThreadPoolExecutor(MOST_AT_ONCE)  # starts a thread only when it has work for it
+        self.latencies: deque[float] = deque(maxlen=20)
+        self.misses = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown()
+        self.line.close()
+
+    def send_all(self, claims: Sequence[Claim], *, end: float) -> Iterator[tuple[list[Result], list[Claim]]]:
+        """Send claims, and yield results as they come in, with the claims that were given up unsent.
+
+        Nothing new is started after ``end`` (by time.monotonic()), or when the partner seems to be down.
+        """
+        queue = deque(claims)
+        under_way: set[Future[Result]] = set()
+        done: list[Result] = []
+        first_done = 0.0
+        while queue or under_way:
+            results, under_way = self._step(queue, under_way)
+            self._learn(results)
+            if results and not done:
+                first_done = time.monotonic()
+            done += results
+            unsent = self._give_up(queue, end=end)
+            waited = time.monotonic() - first_done > RECORD_EVERY_SECONDS
+            if unsent or (done and (len(done) >= RECORD_AT_ONCE or waited or (not queue and not under_way))):
+                yield done, unsent
+                done = []
+
+    def _step(self, queue: deque[Claim], under_way: set[Future[Result]]) -> tuple[list[Result], set[Future[Result]]]:
+        """Start what may start, and return what has ended and what is under way."""
+        at_once = flow.senders(self.latencies, most=MOST_AT_ONCE)
+        if at_once == 1 and not under_way:
+            return [send(queue.popleft(), line=self.line)], under_way
+        while queue and len(under_way) < at_once:
+            under_way.add(self.pool.submit(send, queue.popleft(), line=self.line))
+        ended, under_way = wait(under_way, timeout=RECORD_EVERY_SECONDS, return_when=FIRST_COMPLETED)
+        return [future.result() for future in ended], under_way
+
+    def _learn(self, results: Sequence[Result]) -> None:
+        for result in results:
+            self.latencies.append(result.outcome.latency.total_seconds())
+            if result.verdict.is_answer:
+                self.misses = 0
+            else:
+                has_hung = isinstance(result.outcome, webhook.Unreachable) and result.outcome.reason == "timeout"
+                self.misses += MISSES if has_hung else 1
+
+    def _give_up(self, queue: deque[Claim], *, end: float) -> list[Claim]:
+        """Take what must not be started any more out of the queue."""
+        now = time.monotonic()
+        if self.misses < MISSES and now < end and (not queue or time_left(queue[0]) > timedelta(0)):
+            return []
+        unsent = list(queue)
+        queue.clear()
+        return unsent
+
+
+def time_left(claim: Claim) -> timedelta:
+    """Say how long a try may take: past its lease, somebody else may be sending the same message."""
+    return timedelta(seconds=claim.lease_ends - time.monotonic() - LEASE_MARGIN_SECONDS)
+
+
+def send(claim: Claim, *, line: webhook.Line) -> Result:
+    """POST one message. No transaction is open; never raises for anything that the partner or the network does."""
+    headers = signing.headers(
+        message_id=claim.webhook_id, timestamp=int(time.time()), body=claim.body, keys=claim.signer.keys
+    )
+    headers["Content-Type"] = "application/json"
+    deadline = min(settings.DELIVERY_DEADLINE, time_left(claim))
+    if deadline > timedelta(0):
+        outcome = line.post(url=claim.url, headers=headers, body=claim.body, deadline=deadline)
+    else:
+        outcome = webhook.Unreachable("timeout", "The lease was over before the first byte.", timedelta(0))
+    verdict = judge(
+        outcome,
+        notices=claim.last - claim.first + 1,
+        attempt=claim.failures + 1,
+        jitter=random.uniform(0, 0.5),  # noqa: S311  # spreads retries; nothing secret
+    )
+    return Result(claim, outcome, verdict)
