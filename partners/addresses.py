@@ -9,8 +9,9 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
@@ -86,6 +87,16 @@ REFUSED = _networks(
 )
 
 _LOOPBACK = IPv4Address("127.0.0.1")
+_DEFAULT_PORTS = {
+    "http": 80,
+    "https": 443,
+    "postgresql": 5432,
+    "postgres": 5432,
+    "amqp": 5672,
+    "amqps": 5671,
+    "redis": 6379,
+    "rediss": 6379,
+}
 _INSIDE_NAMES = (".internal", ".local", ".localhost", ".localdomain", ".lan", ".home.arpa")
 
 # Narrower than RFC 3986: what is left, every URL parser reads the same way.
@@ -111,6 +122,117 @@ class LookUpFailed(Exception):
     """The host has no address, or its name server did not say in time."""
 
 
+def look_up(host: str, port: int) -> list[str]:
+    """Ask the system for every address of ``host``, in the order in which it would dial them."""
+    return [str(answer[4][0]) for answer in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+class OwnPlaces:
+    """Where this service itself, its database and its broker are: no partner's URL may lead there.
+
+    This holds even inside an allowed network. ``sites`` are names, addresses or URLs of the service, ``services`` URLs
+    of what it uses. A site ``.example.com`` covers the names below it too, and ``*`` covers nothing (both as in
+    Django's ALLOWED_HOSTS). A URL may name several hosts (``amqp://a:5672,b:5672``); one without a host is skipped.
+
+    Each is refused at every port, but on the loopback only at the port that is given: there, only the port tells
+    whose it is. The addresses of services are looked up, and kept for a minute. Those of sites are not: behind a
+    content network, a site shares its address with strangers, partners among them.
+    """
+
+    FRESH_SECONDS = 60.0
+    LOOK_UP_AT_MOST = timedelta(seconds=1)  # of each name, from the time that a connection has
+
+    def __init__(self, *, sites: Iterable[str] = (), services: Iterable[str] = ()) -> None:
+        self._names: set[str] = set()
+        self._services: set[tuple[str, int | None]] = set()
+        self._suffixes: tuple[str, ...] = ()
+        self._addresses: set[Address] = set()
+        self._loopback_ports: set[int] = set()
+        self._known: dict[str, tuple[float, frozenset[Address]]] = {}
+        for site in sites:
+            if site.startswith("."):
+                self._suffixes += (site.lower(),)
+                self._names.add(site.lower()[1:])
+            elif site != "*":
+                self._add(site)
+        for service in services:
+            self._services |= self._add(service)
+
+    def _add(self, text: str) -> set[tuple[str, int | None]]:
+        named = set()
+        for host, port in _places(text):
+            address = _as_address(host)
+            if address is None:
+                self._names.add(host)
+                named.add((host, port))
+            elif address != _LOOPBACK:
+                self._addresses.add(address)
+            elif port is not None:
+                self._loopback_ports.add(port)
+        return named
+
+    def has(self, host: str, port: int) -> bool:
+        """Whether a URL with this host, a name or an address, leads to a place of ours. Asks no name server."""
+        address = _as_address(host)
+        if address is not None:
+            return self._has_address(address, port)
+        return host in self._names or host.endswith(self._suffixes)
+
+    def _has_address(self, address: Address, port: int) -> bool:
+        return port in self._loopback_ports if address == _LOOPBACK else address in self._addresses
+
+    def find(self, found: Iterable[Address], port: int, *, timeout: timedelta, look_up: LookUp) -> Address | None:
+        """Find an address that is ours; takes at most about ``timeout``, and a name that is not found has none."""
+        ends_at = time.monotonic() + timeout.total_seconds()
+        ours = {address for service in self._services for address in self._look_up(*service, port, ends_at, look_up)}
+        return next((it for it in found if _plain(it) in ours or self._has_address(_plain(it), port)), None)
+
+    def _look_up(
+        self, name: str, own_port: int | None, port: int, ends_at: float, look_up: LookUp
+    ) -> frozenset[Address]:
+        now = time.monotonic()
+        asked_at, addresses = self._known.get(name, (-self.FRESH_SECONDS, frozenset[Address]()))
+        if now - asked_at > self.FRESH_SECONDS and ends_at > now:
+            seconds = min(self.LOOK_UP_AT_MOST.total_seconds(), ends_at - now)
+            with suppress(LookUpFailed):  # then what was found before still stands
+                answers = _answers(name, own_port or 0, seconds=seconds, look_up=look_up)
+                addresses = frozenset(_plain(ip_address(answer)) for answer in answers)
+            self._known[name] = (now, addresses)
+        return addresses if port == own_port else addresses - {_LOOPBACK}
+
+
+def _places(text: str) -> Iterator[tuple[str, int | None]]:
+    """Read the hosts and ports in a URL or in a bare ``host`` or ``host:port``."""
+    scheme, separator, rest = text.rpartition("://")
+    netloc = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].lower()
+    for place in netloc.split(","):
+        host, _, port = place.rpartition(":")
+        if not (host and port.isdigit()) or (not separator and _as_address(place)):
+            host, port = place, ""
+        host = host.strip("[]").removesuffix(".")
+        if host:
+            yield host, int(port) if port else _DEFAULT_PORTS.get(scheme if separator else "")
+
+
+def _as_address(host: str) -> Address | None:
+    if host == "localhost":
+        return _LOOPBACK
+    try:
+        return _plain(ip_address(host))
+    except ValueError:
+        return None
+
+
+def _plain(address: Address) -> Address:
+    """Give one spelling to addresses that lead to the same place: the loopback has many."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return _LOOPBACK if address.is_loopback or address.is_unspecified else address
+
+
+NOTHING_OURS = OwnPlaces()
+
+
 def why_refused(address: Address, *, allowed_networks: Collection[Network] = ()) -> str | None:
     """Say what kind of address this is if it may not be called; ``None`` if it may.
 
@@ -128,7 +250,13 @@ def why_refused(address: Address, *, allowed_networks: Collection[Network] = ())
     return next((what for network, what in REFUSED.items() if address in network), None)
 
 
-def check_url(url: str, *, allow_http: bool = False, allowed_networks: Collection[Network] = ()) -> None:
+def check_url(
+    url: str,
+    *,
+    allow_http: bool = False,
+    allowed_networks: Collection[Network] = (),
+    own_places: OwnPlaces = NOTHING_OURS,
+) -> None:
     """Refuse a URL that could never be, or must never be, a partner's endpoint. Asks no name server.
 
     ``allow_http`` is for development and tests. Raises ``UrlRefused``, with a message for the person who typed the URL.
@@ -156,6 +284,8 @@ def check_url(url: str, *, allow_http: bool = False, allowed_networks: Collectio
         _check_literal(host, allowed_networks)
     else:
         _check_name(host, allowed_networks)
+    if own_places.has(host, port or _DEFAULT_PORTS[parts.scheme]):
+        raise UrlRefused(f"{host} is this service itself, or its database or broker; write the partner's address.")
 
 
 def _check_name(host: str, allowed_networks: Collection[Network]) -> None:
@@ -180,16 +310,12 @@ def _check_literal(host: str, allowed_networks: Collection[Network]) -> None:
         raise UrlRefused(f"{host} may not be called: {what}. Use a public address, or have its network allowed.")
 
 
-def look_up(host: str, port: int) -> list[str]:
-    """Ask the system for every address of ``host``, in the order in which it would dial them."""
-    return [str(answer[4][0]) for answer in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-
-
 def resolve(
     host: str,
     port: int,
     *,
     allowed_networks: Collection[Network] = (),
+    own_places: OwnPlaces = NOTHING_OURS,
     timeout: timedelta,
     look_up: LookUp = look_up,
 ) -> list[Address]:
@@ -198,6 +324,7 @@ def resolve(
     All of them must pass or the host is refused whole: who controls the name controls which one comes first. Raises
     ``AddressRefused`` and ``LookUpFailed``.
     """
+    ends_at = time.monotonic() + timeout.total_seconds()
     answers = _answers(host, port, seconds=timeout.total_seconds(), look_up=look_up)
     found = [ip_address(answer) for answer in dict.fromkeys(answers)]
     if not found:
@@ -205,6 +332,9 @@ def resolve(
     for address in found:
         if what := why_refused(address, allowed_networks=allowed_networks):
             raise AddressRefused(f"{host} answers with {address}, which may not be called: {what}")
+    left = timedelta(seconds=ends_at - time.monotonic())
+    if ours := own_places.find(found, port, timeout=left, look_up=look_up):
+        raise AddressRefused(f"{host} answers with {ours}, which is this service's own")
     return found
 
 
@@ -228,4 +358,4 @@ def _answers(host: str, port: int, *, seconds: float, look_up: LookUp) -> list[s
     except TimeoutError as error:
         raise LookUpFailed(f"{host} was not found within {seconds:g} s") from error
     except (OSError, UnicodeError) as error:
-        raise LookUpFailed(f"{host} was not found: {error}") from error
+        raise LookUpFailed(f"{host} was not found: {getattr(error, 'strerror', None) or error}") from error

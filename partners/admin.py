@@ -105,7 +105,7 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
         action = request.POST.get("action")
         if action and action not in self.get_actions(request):
             raise PermissionDenied  # Django would answer as if none had been chosen
-        return _name_reordering(super().changelist_view(request, extra_context))
+        return name_reordering(super().changelist_view(request, extra_context))
 
     def changeform_view(
         self,
@@ -114,7 +114,7 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        return _name_reordering(super().changeform_view(request, object_id, form_url, extra_context))
+        return name_reordering(super().changeform_view(request, object_id, form_url, extra_context))
 
     def page_context(self, row: Any) -> dict[str, Any]:
         """Give a row's page what its template shows beside the fields."""
@@ -132,7 +132,7 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
         return super().render_change_form(request, context | self.page_context(obj), add, change, form_url, obj)
 
 
-def _name_reordering(response: HttpResponse) -> HttpResponse:
+def name_reordering(response: HttpResponse) -> HttpResponse:
     """Keep a partner's text from turning the page's own words around, wherever on the page it stands."""
     if isinstance(response, SimpleTemplateResponse):
         response.add_post_render_callback(_translate)

@@ -10,16 +10,20 @@ now and then holds such a call for ever.
 import functools
 import http.client
 import io
+import os
+import selectors
 import socket
 import ssl
 import time
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from ipaddress import ip_address
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +31,12 @@ import certifi
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from partners import addresses
 
-_DIALLED_AT_MOST = 4  # addresses of one host; each gets an equal share of the connect timeout
+_DIALLED_AT_MOST = 4  # addresses of one host
+_HEAD_START = 0.25  # seconds that an address is waited for before the next one is tried beside it (RFC 8305 §8)
 
 Reason = Literal["dns", "address_refused", "connection", "tls", "timeout", "protocol"]
 
@@ -51,6 +55,7 @@ class Limits:
     """What holds for every post on a line; see ``webhook.Line``."""
 
     allowed_networks: Collection[addresses.Network]
+    own_places: addresses.OwnPlaces
     connect_timeout: timedelta
     answer_bytes: int
     longest_idle: timedelta
@@ -59,11 +64,12 @@ class Limits:
 
 @dataclass
 class _Allowance:
-    """What one post may still use."""
+    """What one post may still use, and what it is at: "the deadline passed while ..."."""
 
     limits: Limits
     ends_at: float
     bytes_left: int
+    doing: str = "connecting"
 
     def seconds_left(self) -> float:
         left = self.ends_at - time.monotonic()
@@ -78,11 +84,12 @@ _allowance: ContextVar[_Allowance] = ContextVar("_allowance")
 
 
 @contextmanager
-def allow(limits: Limits, *, ends_at: float) -> Iterator[None]:
+def allow(limits: Limits, *, ends_at: float) -> Iterator[_Allowance]:
     """Let one post be sent and read in this block. It ends at ``ends_at`` of ``time.monotonic()``."""
-    token = _allowance.set(_Allowance(limits, ends_at=ends_at, bytes_left=limits.answer_bytes))
+    allowance = _Allowance(limits, ends_at=ends_at, bytes_left=limits.answer_bytes)
+    token = _allowance.set(allowance)
     try:
-        yield
+        yield allowance
     finally:
         _allowance.reset(token)
 
@@ -122,17 +129,34 @@ class _Connection(HTTPConnection):
 
     response_class = _Response
     _used_at = 0.0
+    _held: list[bytes] | None = None
 
     def _new_conn(self) -> socket.socket:
         return _dial(self.host, self.port)
 
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        # Headers and body leave together: one system call, and one packet where they fit.
+        held: list[bytes] = []
+        self._held = held
+        try:
+            super().request(*args, **kwargs)
+        finally:
+            self._held = None
+        self.send(b"".join(held))
+
     def send(self, data: Any) -> None:
+        if self._held is not None:
+            self._held.append(data)
+            return
         if self.sock is None:
             self.connect()
-        self.sock.settimeout(_allowance.get().seconds_left())
+        allowance = _allowance.get()
+        allowance.doing = "sending the message"
+        self.sock.settimeout(allowance.seconds_left())
         super().send(data)
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # urllib3's own has the same
+        _allowance.get().doing = "waiting for the answer"
         response = super().getresponse()
         if response.status < 200:
             # http.client skips 100 only. The real answer is still to come, and must not meet the next request.
@@ -160,6 +184,14 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
+class _Answer(requests.Response):
+    """Status and raw answer only: what a stranger says of cookies, encoding and content type is not parsed."""
+
+    def __init__(self, raw: urllib3.HTTPResponse) -> None:
+        self.status_code = raw.status
+        self.raw = raw
+
+
 class Adapter(HTTPAdapter):
     """Posts on connections that it keeps, at most ``in_flight``; ``ca_file`` replaces the public authorities.
 
@@ -168,22 +200,38 @@ class Adapter(HTTPAdapter):
 
     def __init__(self, *, ca_file: Path | None, in_flight: int) -> None:
         self._tls = _tls(ca_file)
+        # By URL: where a request goes is worked out once, since that costs more than sending it.
+        self._pools: dict[str | None, Any] = {}
+        self._paths: dict[str | None, str] = {}
         super().__init__(pool_maxsize=in_flight, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._tls, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
 
+    def get_connection_with_tls_context(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+        pool = self._pools.get(request.url)
+        if pool is None:
+            pool = self._pools[request.url] = super().get_connection_with_tls_context(request, *args, **kwargs)
+        return pool
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        path = self._paths.get(request.url)
+        if path is None:
+            path = self._paths[request.url] = request.path_url
+        return path
+
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
         """Leave the pool's context as it is: it verifies, and must not load a CA file again for each connection."""
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
-        """Make a response without parsing a stranger's cookies and content type."""
-        response = requests.Response()
-        response.status_code = raw.status
-        response.headers = CaseInsensitiveDict(raw.headers)
-        response.raw = raw
-        return response
+        return _Answer(raw)
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+        super().close()
 
 
 @functools.cache  # loading the public authorities takes 15 ms
@@ -196,7 +244,7 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _dial(host: str, port: int) -> socket.socket:
-    """Connect to the first address of ``host`` that answers, after all of them have passed."""
+    """Connect to the address of ``host`` that answers first, after all of them have passed."""
     allowance = _allowance.get()
     limits = allowance.limits
     timeout = min(limits.connect_timeout.total_seconds(), allowance.seconds_left())
@@ -205,29 +253,78 @@ def _dial(host: str, port: int) -> socket.socket:
         host,
         port,
         allowed_networks=limits.allowed_networks,
+        own_places=limits.own_places,
         timeout=timedelta(seconds=timeout),
         look_up=limits.look_up,
-    )[:_DIALLED_AT_MOST]
-    failures = []
-    for tried, address in enumerate(found):
-        share = max((ends_at - time.monotonic()) / (len(found) - tried), 0.001)
-        try:
-            return _connect(address, port, seconds=share)
-        except OSError as error:
-            failures.append(f"{address}: {error.strerror or error}")
-    raise ConnectionError("; ".join(failures))
-
-
-def _connect(address: addresses.Address, port: int, *, seconds: float) -> socket.socket:
-    sock = socket.create_connection((str(address), port), timeout=seconds)  # given a literal, it asks no name server
+    )
     with ExitStack() as undo:
+        sock, address = _race(_in_turns(found)[:_DIALLED_AT_MOST], port, ends_at=ends_at)
         undo.callback(sock.close)
         peer = sock.getpeername()[0]  # checked again, now that it can no longer change: for 0.0.0.0 it is 127.0.0.1
         if ip_address(peer) != address:
             raise addresses.AddressRefused(f"{address} was dialled and {peer} answered")
-        # Headers and body are two sends: with Nagle's algorithm the second would wait for the first's acknowledgement.
+        # Without it, a body that needs a second packet would wait until the first one is acknowledged.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(_allowance.get().seconds_left())  # for the TLS handshake, as a whole
+        sock.settimeout(allowance.seconds_left())  # for the TLS handshake, as a whole
+        allowance.doing = "agreeing on TLS"
+        undo.pop_all()
+    return sock
+
+
+def _in_turns(found: Sequence[addresses.Address]) -> list[addresses.Address]:
+    """Alternate the families, beginning with the first address's, so that one broken family is not tried throughout."""
+    first = [address for address in found if address.version == found[0].version]
+    other = [address for address in found if address.version != found[0].version]
+    return [address for address in chain(*zip_longest(first, other)) if address is not None]
+
+
+def _race(found: Sequence[addresses.Address], port: int, *, ends_at: float) -> tuple[socket.socket, addresses.Address]:
+    """Dial one address after the other, and return the first that answers (RFC 8305 §5, plainly).
+
+    The next one starts when those before it have failed or have had their head start. Raises ``ConnectionError``, which
+    names all failures, at ``ends_at`` of ``time.monotonic()`` at the latest.
+    """
+    failures = dict.fromkeys(found, "no answer")
+    waiting = deque(found)
+    running: dict[socket.socket, addresses.Address] = {}
+    next_at = 0.0
+    try:
+        with selectors.DefaultSelector() as selector:
+            while (now := time.monotonic()) < ends_at and (running or waiting):
+                if waiting and (now >= next_at or not running):
+                    address = waiting.popleft()
+                    try:
+                        sock = _start(address, port)
+                    except OSError as error:
+                        failures[address] = error.strerror or str(error)
+                        continue
+                    running[sock] = address
+                    selector.register(sock, selectors.EVENT_WRITE, data=sock)
+                    next_at = now + _HEAD_START
+                until = min(next_at, ends_at) if waiting else ends_at
+                for key, _ in selector.select(max(until - now, 0)):
+                    sock = key.data
+                    address = running.pop(sock)
+                    fault = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if not fault:
+                        return sock, address
+                    selector.unregister(sock)
+                    sock.close()
+                    failures[address] = os.strerror(fault)
+    finally:
+        for sock in running:
+            sock.close()
+    raise ConnectionError("; ".join(f"{address}: {failure}" for address, failure in failures.items()))
+
+
+def _start(address: addresses.Address, port: int) -> socket.socket:
+    """Begin to connect, without waiting. Raises ``OSError``, also where the machine has no such family of addresses."""
+    with ExitStack() as undo:
+        sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        undo.callback(sock.close)
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            sock.connect((str(address), port))  # a literal: no name server is asked
         undo.pop_all()
     return sock
 
@@ -245,18 +342,60 @@ _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
 FAULTS: tuple[type[BaseException], ...] = (OSError, urllib3.exceptions.HTTPError, *(kind for kind, _ in _REASONS))
 
 
-def explain(error: BaseException) -> tuple[Reason, str]:
-    """Find what went wrong under the layers that urllib3 and requests wrap around it.
+# What OpenSSL found wrong with a certificate (X509_V_ERR_…) or with the handshake, for the staff.
+_CERTIFICATE_FAULTS = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is signed by itself and by no authority",
+    19: "its certificate comes from an authority that is not a public one",
+    20: "its certificate comes from an unknown authority, or an intermediate certificate is not sent along",
+    21: "its certificate comes from an unknown authority, or an intermediate certificate is not sent along",
+    62: "its certificate is for another name",
+    64: "its certificate is for another address",
+}
+_TOO_OLD = "it speaks no TLS of version 1.2 or newer"
+_HANDSHAKE_FAULTS = {
+    "WRONG_VERSION_NUMBER": "what it speaks on this port is not TLS",
+    "HTTP_REQUEST": "what it speaks on this port is not TLS",
+    "UNSUPPORTED_PROTOCOL": _TOO_OLD,
+    "TLSV1_ALERT_PROTOCOL_VERSION": _TOO_OLD,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it refused the handshake: no cipher in common, or it asks for a certificate",
+    "UNEXPECTED_EOF_WHILE_READING": "it hung up in the middle of TLS",
+}
+
+
+def name_fault(error: BaseException, *, doing: str) -> tuple[Reason, str]:
+    """Find what went wrong under the layers that urllib3 and requests wrap around it, and say it in a few words.
 
     The words may quote what the peer sent.
     """
+    layers = []
     layer: BaseException | None = error
     while layer is not None:
+        layers.append(layer)
+        layer = layer.__cause__ or layer.__context__
+    for layer in layers:
         for kind, reason in _REASONS:
             if isinstance(layer, kind):
-                return reason, str(layer)
-        layer = layer.__cause__ or layer.__context__
-    return "connection", str(error)
+                return reason, _words(layer, doing)
+    plain = next((layer for layer in layers if isinstance(layer, OSError) and layer.strerror), error)
+    return "connection", _words(plain, doing)
+
+
+def _words(fault: BaseException, doing: str) -> str:
+    match fault:
+        case ssl.SSLCertVerificationError():
+            return _CERTIFICATE_FAULTS.get(fault.verify_code) or fault.verify_message
+        case ssl.SSLError():
+            return _HANDSHAKE_FAULTS.get(fault.reason) or f"{fault.reason or fault} while {doing}"
+        case TimeoutError():
+            return f"the deadline passed while {doing}"
+        case http.client.RemoteDisconnected():
+            return "it closed the connection without an answer"
+        case OSError(strerror=str(said)):
+            return f"{said} while {doing}"
+        case _:
+            return str(fault)
 
 
 def read_answer(raw: urllib3.HTTPResponse) -> bytes:

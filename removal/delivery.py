@@ -468,8 +468,8 @@ def _columns(results: Sequence[Result]) -> dict[str, list[Any]]:
 
 
 def _reason(outcome: webhook.Outcome) -> str:
-    """Say why a partner was unreachable, for staff."""
-    return f"{outcome.reason}: {outcome.detail}"[:200] if isinstance(outcome, webhook.Unreachable) else ""
+    """Say for staff why it was not delivered."""
+    return "" if isinstance(outcome, webhook.Delivered) else webhook.explain(outcome)
 
 
 # --- recover, and find work without a hint ---

@@ -79,7 +79,8 @@ def settled(flow: Flow, answers: Answers, *, now: datetime, jitter: float) -> Fl
         before = 0 if flow.is_open else flow.allowance
         allowance = None if before is None or before + answers.answered > TRUSTED else before + answers.answered
         return replace(flow, failures=0, probe_at=None, allowance=allowance)
-    if not answers.failed:
+    # What was under way when the breaker opened says nothing new.
+    if not answers.failed or (flow.probe_at and now < flow.probe_at):
         return flow
     if flow.is_open:
         failures = flow.failures + 1

@@ -211,8 +211,10 @@ def window_of(*, source: str, public_id: str) -> list[Window]:
     ]
 
 
-# Up to so many targets every entry is looked up; of more, only whether a release has any.
+# Up to so many targets every entry is looked up; of more, a sample of so many.
 COUNTED_TARGETS = 1000
+SAMPLED_TARGETS = 1000
+READ_AHEAD = 100  # targets of any request, to find the next one of a sample
 
 COUNT_IN_RELEASES = """
 select r.name, r.state, x.subjects, x.items
@@ -220,17 +222,50 @@ select r.name, r.state, x.subjects, x.items
                sum(case when t.items is null then m.item_count
                         else (select count(*) from unnest(m.items) i where i = any(t.items)) end)::bigint items
           from removal_requesttarget t join removal_manifestentry m on m.subject_id = t.subject_id
-         where t.request_id = %s and (t.items is null or m.items && t.items)
+         where t.request_id = %(request)s and (t.items is null or m.items && t.items)
          group by 1) x
   join removal_release r on r.id = x.release_id
  order by r.id
 """
+# The sample is spread evenly over the targets: from each of a thousand points the next one is taken. So the time does
+# not grow with their number, but for a release that is named and that the sample misses.
 FIND_IN_RELEASES = """
+with
+-- A recall's targets are recorded in order of subject, and the index on request keeps the order in which they were.
+ends as materialized (
+    select least(a.subject_id, z.subject_id) first, greatest(a.subject_id, z.subject_id) last
+      from (select subject_id from removal_requesttarget where request_id >= %(request)s
+             order by request_id limit 1) a,
+           (select subject_id from removal_requesttarget where request_id <= %(request)s
+             order by request_id desc limit 1) z),
+point as materialized (
+    select distinct first + (last - first) * n / %(sample)s subject_id
+      from ends cross join generate_series(0, %(sample)s) n),
+sample as materialized (
+    select distinct t.subject_id, t.items
+      from point
+      cross join lateral (
+          select * from (
+              select subject_id, request_id, items from removal_requesttarget
+               where subject_id >= point.subject_id order by subject_id limit %(ahead)s) ahead
+           where request_id = %(request)s order by subject_id limit 1) t),
+-- "offset 0" makes it a look-up by subject, however little the database knows yet of targets just recorded
+seen as materialized (
+    select distinct m.release_id
+      from sample t
+      cross join lateral (
+          select release_id from removal_manifestentry m
+           where m.subject_id = t.subject_id and (t.items is null or m.items && t.items) offset 0) m)
 select r.name, r.state, null, null
   from removal_release r
- where exists (select from removal_requesttarget t
-                 join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = r.id
-                where t.request_id = %s and (t.items is null or m.items && t.items))
+ where r.id in (select release_id from seen)
+    or r.id = any(%(named)s::bigint[]) and exists (
+          select from removal_requesttarget t
+           cross join lateral (
+               select from removal_manifestentry m
+                where m.subject_id = t.subject_id and m.release_id = r.id
+                  and (t.items is null or m.items && t.items) offset 0) m
+           where t.request_id = %(request)s)
  order by r.id
 """
 
@@ -246,11 +281,16 @@ class ReleaseWith:
 
 
 def releases_with(*, source: str, public_id: str) -> list[ReleaseWith]:
-    """List every release, handed over or not, that holds content a request is about. Raises UnknownRequest."""
+    """List every release, handed over or not, that holds content a request is about. Raises UnknownRequest.
+
+    Of a request about more than a thousand subjects: those it names that do, and others in which one of a thousand of
+    its subjects is. A release that it does not name and that holds only a few of them may be missing.
+    """
     request = _find_request(source, public_id)
     statement = COUNT_IN_RELEASES if request.target_count <= COUNTED_TARGETS else FIND_IN_RELEASES
+    asked = {"request": request.pk, "named": request.release_ids, "sample": SAMPLED_TARGETS, "ahead": READ_AHEAD}
     with connection.cursor() as cursor:
-        cursor.execute(statement, [request.pk])
+        cursor.execute(statement, asked)
         return [ReleaseWith(*row) for row in cursor.fetchall()]
 
 

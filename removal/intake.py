@@ -135,14 +135,15 @@ update removal_removalrequest r set repeats_id = x.earlier
   from unnest(%(ids)s::bigint[], %(earlier)s::bigint[]) x(id, earlier) where r.id = x.id
 """
 
+# One moment for both, which says that the one took the place of the other: RESTORE looks for it.
 CLOSE_PREFERENCES = """
-update removal_preference p set valid_to = clock_timestamp()
+update removal_preference p set valid_to = %(at)s
   from unnest(%(subjects)s::bigint[], %(usages)s::text[]) x(subject_id, usage)
  where p.subject_id = x.subject_id and p.usage = x.usage and p.valid_to is null and p.source = 'explicit'
 """
 OPEN_PREFERENCES = """
 insert into removal_preference (subject_id, usage, value, source, valid_from, request_id)
-select x.subject_id, x.usage, 'disallow', 'explicit', clock_timestamp(), x.request_id
+select x.subject_id, x.usage, 'disallow', 'explicit', %(at)s, x.request_id
   from unnest(%(subjects)s::bigint[], %(usages)s::text[], %(requests)s::bigint[]) x(subject_id, usage, request_id)
 """
 
@@ -308,8 +309,10 @@ def _set_preferences(cursor: CursorWrapper, opt_outs: list[tuple[int, int, Seque
             repeats.append((request_id, covering))
     if opened:
         subjects, usages, requests = (list(column) for column in zip(*opened, strict=True))
-        cursor.execute(CLOSE_PREFERENCES, {"subjects": subjects, "usages": usages})
-        cursor.execute(OPEN_PREFERENCES, {"subjects": subjects, "usages": usages, "requests": requests})
+        cursor.execute("select clock_timestamp()")
+        (at,) = cursor.fetchone()
+        for statement in (CLOSE_PREFERENCES, OPEN_PREFERENCES):
+            cursor.execute(statement, {"subjects": subjects, "usages": usages, "requests": requests, "at": at})
     if repeats:
         ids, earlier = (list(column) for column in zip(*repeats, strict=True))
         cursor.execute(REPEATS, {"ids": ids, "earlier": earlier})
@@ -321,6 +324,25 @@ update removal_notice n set withdrawn_at = clock_timestamp()
  where n.request_id = %(request)s and s.partner_id = n.stream_id
    and n.epoch = s.epoch and n.sequence > s.packed_through and n.withdrawn_at is null
 returning n.stream_id
+"""
+
+WITHDRAW_REFUSALS = """
+update removal_preference set valid_to = clock_timestamp() where request_id = %(request)s and valid_to is null
+returning id
+"""
+# What a refusal had taken the place of ended at the moment when the refusal began. That is said anew, by whom it was
+# said then; nothing newer is in its way, since the refusal stood until now.
+RESTORE = """
+with before as (
+    select distinct on (e.id) p.*
+      from removal_preference e
+      join removal_preference p on p.subject_id = e.subject_id and p.usage = e.usage and p.source = e.source
+       and p.valid_to = e.valid_from and p.id < e.id
+     where e.id = any(%(ended)s)
+     order by e.id, p.id desc)
+insert into removal_preference as made (subject_id, usage, value, source, valid_from, request_id)
+select subject_id, usage, value, source, clock_timestamp(), request_id from before order by id
+returning id, (select b.id from before b where b.subject_id = made.subject_id and b.usage = made.usage)
 """
 
 # The wishes that repeated this one, alone or together with others about the subject, are judged again.
@@ -339,7 +361,8 @@ select f.id, t.subject_id, f.usages from freed f join removal_requesttarget t on
 def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalRequest:
     """Take a request back. Notices not yet sent are told as withdrawn under their numbers; sent ones stand.
 
-    A repeat changes nothing. Raises UnknownRequest, or CannotWithdraw when a reinstatement has ended it.
+    What an opt-out took the place of holds again. A repeat changes nothing. Raises UnknownRequest, or CannotWithdraw
+    when a reinstatement has ended it.
     """
     with connection.cursor() as cursor:
         # No planner beside it: a late disclosure must not bring a notice of a request that is being withdrawn.
@@ -375,15 +398,26 @@ def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalReque
             " where request_id = %s) order by id for no key update",
             [request.pk],
         )
-        cursor.execute(
-            "update removal_preference set valid_to = clock_timestamp() where request_id = %s and valid_to is null",
-            [request.pk],
-        )
+        restored = _restore_preferences(cursor, request)
         cursor.execute(FREE_REPEATS, {"request": request.pk})
         _set_preferences(cursor, cursor.fetchall())
-    LogEntry.objects.create(
-        actor=actor, action="request_withdrawn", about={"request": public_id, "notices_not_yet_sent": untold}
-    )
+    about: dict[str, object] = {"request": public_id, "notices_not_yet_sent": untold}
+    if restored:
+        about["restored"] = restored
+    LogEntry.objects.create(actor=actor, action="request_withdrawn", about=about)
     request.refresh_from_db()
     transaction.on_commit(lambda: hints.hint_planner(), robust=True)
     return request
+
+
+def _restore_preferences(cursor: CursorWrapper, request: RemovalRequest) -> list[dict[str, int]]:
+    """End what a withdrawn request refused, and say anew what stood before it; subjects are locked.
+
+    Returns the new preferences for the log, each with the earlier one that it says again (``as_in``).
+    """
+    cursor.execute(WITHDRAW_REFUSALS, {"request": request.pk})
+    ended = [preference_id for (preference_id,) in cursor.fetchall()]
+    if not ended:
+        return []
+    cursor.execute(RESTORE, {"ended": ended})
+    return [{"preference": made, "as_in": earlier} for made, earlier in cursor.fetchall()]

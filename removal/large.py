@@ -12,12 +12,14 @@ from datetime import timedelta
 import structlog
 from django.db import connection
 
-from removal import acknowledgement, planning
+from removal import acknowledgement, hints, planning
 from removal.transactions import whole_step
 
 log = structlog.get_logger()
 
-PIECE = 20_000  # targets
+# A piece has to be over before an opt-out beside it gets impatient: 0.1 s.
+PIECE = 5_000  # targets of the request
+AHEAD_OF_IT = 20_000  # targets of all requests that a piece reads to find them
 
 START = """
 update removal_removalrequest set round = nextval('removal_planner_round'), is_matching = true, state = 'planned'
@@ -35,32 +37,68 @@ select r.id, coalesce((select max(last_subject_id) from removal_matchedpiece p w
 
 # One piece of targets against the handovers planned before the request's own round. Pieces share no subject, so their
 # distinct items add up. A piece that meets nobody leaves a row without a partner: it says how far the work is.
+#
+# The next targets of all requests are read along the primary key, so many at most: neither a large request nor a gap
+# between its targets makes a piece long.
+AHEAD = """
+(select subject_id, request_id, items from removal_requesttarget
+  where subject_id > %(after)s order by subject_id fetch first %(ahead)s rows with ties)
+"""
 MATCH_PIECE = """
-with piece as materialized (
-    select subject_id, items from removal_requesttarget
-     where request_id = %(request)s and subject_id > %(after)s order by subject_id limit %(piece)s),
-member as (
-    select d.partner_id, d.id disclosure_id, m.release_id, m.subject_id, p.items wanted, m.items
+with
+piece as materialized (
+    select subject_id, items from {ahead} a where request_id = %(request)s order by subject_id limit %(piece)s),
+reached as materialized (
+    select case when count(*) = %(piece)s then max(subject_id)
+                else (select max(subject_id) from {ahead} a) end subject_id
+      from piece),
+given as materialized (
+    select d.id, d.partner_id, d.release_id
+      from removal_removalrequest r
+      join removal_planneddisclosure pd on pd.round < r.round
+      join removal_disclosure d on d.id = pd.disclosure_id
+     cross join lateral (select d.release_id) m
+     where r.id = %(request)s and {covers}),
+-- "offset 0" makes it a look-up by subject, however little the database knows yet of targets just recorded
+met as materialized (
+    select m.release_id, m.subject_id, p.items wanted, m.items
       from piece p
-      join removal_removalrequest r on r.id = %(request)s
-      join removal_manifestentry m on m.subject_id = p.subject_id and (p.items is null or m.items && p.items)
-      join removal_disclosure d on d.release_id = m.release_id
-      join removal_planneddisclosure pd on pd.disclosure_id = d.id and pd.round < r.round
-     where {covers}),
+     cross join lateral (
+          select m.release_id, m.subject_id,
+                 case when p.items is null then m.item_count
+                      else (select count(*) from unnest(m.items) i where i = any(p.items)) end items
+            from removal_manifestentry m
+           where m.subject_id = p.subject_id and m.release_id = any(array(select release_id from given))
+             and (p.items is null or m.items && p.items) offset 0) m),
+-- what partners hold is counted once for all of them that were given the same releases …
+alike as materialized (
+    select releases, array_agg(partner_id) partners
+      from (select partner_id, array_agg(distinct release_id order by release_id) releases
+              from given where release_id in (select release_id from met) group by 1) x
+     group by 1),
+held as materialized (
+    select a.releases, m.subject_id, m.wanted, count(*) entries, sum(m.items) items
+      from alike a join met m on m.release_id = any(a.releases) group by 1, 2, 3),
+-- … and an item that is in several of them once
+counted as (
+    select h.releases, sum(case when h.entries = 1 then h.items
+                                else (select count(distinct i.item)
+                                        from removal_manifestentry m cross join unnest(m.items) i(item)
+                                       where m.subject_id = h.subject_id and m.release_id = any(h.releases)
+                                         and (h.wanted is null or i.item = any(h.wanted))) end) items
+      from held h group by 1),
 found as (
-    select x.partner_id, count(distinct (x.subject_id, i.item)) items
-      from (select distinct partner_id, release_id, subject_id, wanted, items from member) x
-      cross join unnest(x.items) i(item)
-     where x.wanted is null or i.item = any(x.wanted)
-     group by 1)
+    select p.partner_id, a.releases, c.items
+      from alike a join counted c using (releases) cross join unnest(a.partners) p(partner_id))
 insert into removal_matchedpiece (request_id, last_subject_id, partner_id, disclosures, item_count)
-select %(request)s, (select max(subject_id) from piece), f.partner_id,
-       array(select distinct disclosure_id from member where partner_id = f.partner_id order by 1), f.items
-  from found f where exists (select from piece)
+select %(request)s, r.subject_id, f.partner_id,
+       array(select id from given g where g.partner_id = f.partner_id and g.release_id = any(f.releases) order by 1),
+       f.items
+  from reached r cross join found f
 union all
-select %(request)s, (select max(subject_id) from piece), null, '{{}}', 0
- where exists (select from piece) and not exists (select from found)
-""".format(covers=planning.COVERS.replace("{", "{{").replace("}", "}}"))
+select %(request)s, r.subject_id, null, '{{}}', 0
+  from reached r where r.subject_id is not null and not exists (select from found)
+""".format(ahead=AHEAD, covers=planning.COVERS.replace("{", "{{").replace("}", "}}"))
 
 STANDS = """
 select id from removal_removalrequest where id = %s and is_matching and withdrawn_at is null for no key update
@@ -83,14 +121,20 @@ told as materialized (
 
 
 def advance(*, budget: timedelta) -> set[int]:
-    """Go on with large requests until nothing is left or ``budget`` is spent; returns the partners told."""
+    """Go on with large requests until nothing is left or ``budget`` is spent; returns the partners told.
+
+    Before each piece it plans a round of what came in meanwhile, and hints at those streams at once: this may be the
+    only worker.
+    """
     end = time.monotonic() + budget.total_seconds()
     told: set[int] = set()
     while time.monotonic() < end:
-        _start()
+        _plan_beside()
         step = _match_piece()
         if step is None:
-            break
+            if not _start():
+                break
+            continue
         request_id, is_matched = step
         if is_matched:
             done = _finish(request_id)
@@ -100,11 +144,20 @@ def advance(*, budget: timedelta) -> set[int]:
     return told
 
 
+def _plan_beside() -> None:
+    if done := planning.plan_round():
+        for partner_id in done.partner_ids:
+            hints.hint_stream(partner_id=partner_id)
+
+
 @whole_step
-def _start() -> None:
+def _start() -> bool:
+    """Give the next large request its round; returns whether there is one."""
     with connection.cursor() as cursor:
-        if planning.try_lock(cursor):
-            cursor.execute(START, [planning.LARGE])
+        if not planning.try_lock(cursor):
+            return False  # another planner is at work; the next sweep starts it
+        cursor.execute(START, [planning.LARGE])
+        return bool(cursor.rowcount)
 
 
 @whole_step
@@ -116,7 +169,7 @@ def _match_piece() -> tuple[int, bool] | None:
         if found is None:
             return None
         request_id, after = found
-        cursor.execute(MATCH_PIECE, {"request": request_id, "after": after, "piece": PIECE})
+        cursor.execute(MATCH_PIECE, {"request": request_id, "after": after, "piece": PIECE, "ahead": AHEAD_OF_IT})
         log.info("piece_matched", request_id=request_id, rows=cursor.rowcount)
         return request_id, cursor.rowcount == 0
 

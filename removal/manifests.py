@@ -1,14 +1,20 @@
 """Reads a manifest: NDJSON, a line a subject, ``{"subject": "site:123", "items": ["post:9"]}``.
 
+What the gate let through (removal.gate) is a manifest as it is: its lines say ``"container_state": "public"`` too, and
+its last line holds their number and digest.
+
 At most one line is in memory. Cutting into lines and reading JSON strictly are here for every other NDJSON body too;
 other ways to write a manifest are in removal.formats.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, NoReturn
 
 from removal.ledger import Entry, InvalidManifest
+from removal.preferences import PUBLIC
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_KEY_BYTES = 512
@@ -28,8 +34,19 @@ def refuse(fault: InvalidManifest) -> NoReturn:
 
 
 def read_ndjson(chunks: Iterable[bytes], on_fault: OnFault = refuse) -> Iterator[Entry]:
-    """Read a manifest that comes in pieces of any size. A line that cannot be taken is told to ``on_fault``."""
-    for number, line in split_lines(chunks):
+    """Read a manifest that comes in pieces of any size. A line that cannot be taken is told to ``on_fault``.
+
+    The first line says whether it is the gate's output; that is believed only with its last line.
+    """
+    lines = split_lines(chunks)
+    first = next(lines, None)
+    if first is None:
+        return
+    lines = chain([first], lines)
+    if _is_from_gate(first[1]):
+        yield from _read_gate_output(lines, on_fault)
+        return
+    for number, line in lines:
         try:
             entry = _read_entry(number, line)
         except (Unreadable, ValueError) as error:
@@ -93,23 +110,28 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_make_object, parse_constant=_refu
 
 def _read_entry(number: int, line: bytes | None) -> Entry:
     if line is None:
-        raise ValueError(f"It is longer than {MAX_LINE_BYTES >> 20} MiB. Put fewer items on it.")
+        raise ValueError(_TOO_LONG)
     entry = read_json(line)
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        if _has_gate_field(entry):
+            raise ValueError("It is the gate's, and the first line is not. Send the gate's output as it is, by itself.")
         raise ValueError('Write an object with the fields "subject" and "items", and no others.')
+    # No function for what follows, though the gate's lines share it: a call more is felt over millions of lines.
     subject, items = entry["subject"], entry["items"]
-    if not isinstance(items, list) or not items:
-        raise ValueError("items must be a list of at least one item. Leave out a subject that has none.")
-    if not _are_plain([subject, *items]):
+    if not _are_plain(subject, items):
         _check_each(subject, items)
     return Entry(number, subject, items)
 
 
 _FIELDS = {"subject", "items"}
+_TOO_LONG = f"It is longer than {MAX_LINE_BYTES >> 20} MiB. Put fewer items on it."
 
 
-def _are_plain(keys: Sequence[Any]) -> bool:
+def _are_plain(subject: Any, items: Any) -> bool:
     """Whether all of these are plainly keys. Nearly every line's are, and one by one takes three times as long."""
+    if not isinstance(items, list) or not items:
+        return False
+    keys = [subject, *items]
     try:
         text = "".join(keys)
         text.encode()
@@ -119,8 +141,10 @@ def _are_plain(keys: Sequence[Any]) -> bool:
     return "\0" not in text and min(map(len, keys)) > 0 and max(map(len, keys)) <= MAX_KEY_BYTES // 4
 
 
-def _check_each(subject: Any, items: Sequence[Any]) -> None:
+def _check_each(subject: Any, items: Any) -> None:
     """Raises ValueError, which says what is wrong with which."""
+    if not isinstance(items, list) or not items:
+        raise ValueError("items must be a list of at least one item. Leave out a subject that has none.")
     try:
         check_key(subject)
     except ValueError as error:
@@ -151,3 +175,90 @@ def check_text(text: str) -> str:
         # Not as the cause: its message quotes the text.
         raise ValueError("It must not hold half of a surrogate pair.") from None
     return text
+
+
+# --- the gate's output ---
+
+
+def _is_from_gate(line: bytes | None) -> bool:
+    if line is None:
+        return False
+    try:
+        return _has_gate_field(read_json(line))
+    except Unreadable:
+        return b'"container_state"' in line  # or every line after a broken one would be a fault too
+
+
+def _has_gate_field(fields: Any) -> bool:
+    return isinstance(fields, dict) and ("container_state" in fields or "end" in fields)
+
+
+def _read_gate_output(lines: Iterable[tuple[int, bytes | None]], on_fault: OnFault) -> Iterator[Entry]:
+    """Read what ``manage.py gate --out`` wrote, and check it against its last line."""
+    so_far = _SoFar()
+    number = 0
+    for number, line in lines:
+        try:
+            entry = so_far.take(number, line)
+        except (Unreadable, ValueError) as error:
+            so_far.is_broken = True
+            on_fault(InvalidManifest(number, str(error)))
+        else:
+            if entry:
+                yield entry
+    if not so_far.has_ended:
+        on_fault(InvalidManifest(number, _CUT_OFF))
+
+
+_GATE_FIELDS = _FIELDS | {"container_state"}
+_END_FIELDS = {"end", "allowed", "excluded", "digest"}
+_CUT_OFF = 'The gate\'s last line, {"end": true, ...}, is missing after it. Discard all of it, and ask the gate again.'
+
+
+class _SoFar:
+    """What the lines of the gate's output have added up to so far."""
+
+    def __init__(self) -> None:
+        self.is_broken = False  # some line could not be taken, so that its last line is of something else
+        self.has_ended = False
+        self._items = 0
+        self._hash = hashlib.sha256()
+
+    def take(self, number: int, line: bytes | None) -> Entry | None:
+        """Take the next line; None is the last one. Raises Unreadable or ValueError."""
+        if self.has_ended:
+            raise ValueError("It stands after the gate's last line. Send one output of the gate, and nothing else.")
+        if line is None:
+            raise ValueError(_TOO_LONG)
+        fields = read_json(line)
+        if isinstance(fields, dict) and "end" in fields:
+            self._end(fields)
+            return None
+        if not isinstance(fields, dict) or fields.keys() != _GATE_FIELDS:
+            raise ValueError('Write an object with the fields "subject", "items" and "container_state", and no others.')
+        if fields["container_state"] != PUBLIC:
+            raise ValueError("container_state must be public: the gate lets nothing else through.")
+        subject, items = fields["subject"], fields["items"]
+        if not _are_plain(subject, items):
+            _check_each(subject, items)
+        entry = Entry(number, subject, items)
+        self._items += len(entry.items)
+        self._hash.update(line)
+        self._hash.update(b"\n")
+        return entry
+
+    def _end(self, fields: dict[str, Any]) -> None:
+        self.has_ended = True
+        counts = (fields.get("allowed"), fields.get("excluded"))
+        if fields.keys() != _END_FIELDS or fields["end"] is not True or not all(map(_is_count, counts)):
+            raise ValueError('The gate\'s last line has the fields "end", "allowed", "excluded" and "digest".')
+        if self.is_broken:
+            return  # that is told already
+        if fields["allowed"] != self._items:
+            raise ValueError(f"It counts {fields['allowed']} items, and {self._items} came before it.")
+        if fields["digest"] != self._hash.hexdigest():
+            raise ValueError("Its digest is not that of the lines before it: they were changed. Ask the gate again.")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0  # True is an int too

@@ -134,7 +134,10 @@ def checked_url(url: str) -> str:
     """Return the address if messages may go there. Raises InvalidPartner with what is wrong."""
     try:
         addresses.check_url(
-            url, allow_http=settings.PARTNER_ALLOW_HTTP, allowed_networks=settings.PARTNER_ALLOWED_NETWORKS
+            url,
+            allow_http=settings.PARTNER_ALLOW_HTTP,
+            allowed_networks=settings.PARTNER_ALLOWED_NETWORKS,
+            own_places=settings.OWN_PLACES,
         )
     except addresses.UrlRefused as error:
         raise InvalidPartner(str(error)) from error

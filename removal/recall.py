@@ -106,6 +106,7 @@ returning id
 TARGETS = """
 insert into removal_requesttarget (request_id, subject_id, items)
 select %(request)s, j.subject_id, g.items from judged j join recalled g on g.line = j.line where j.code is null
+ order by j.subject_id
 """
 
 

@@ -73,6 +73,7 @@ class _Sender:
         self.line = webhook.Line(
             allow_http=settings.PARTNER_ALLOW_HTTP,
             allowed_networks=settings.PARTNER_ALLOWED_NETWORKS,
+            own_places=settings.OWN_PLACES,
             in_flight=MOST_AT_ONCE,
         )
         self.pool = ThreadPoolExecutor(MOST_AT_ONCE)  # starts a thread only when it has work for it

@@ -3,11 +3,12 @@
 from typing import Any
 
 from django.contrib import admin
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, link, shorten
+from removal.admin.questions import who_holds
 from removal.admin.words import as_hex, state_badge
 from removal.models import Alarm, Dataset, Disclosure, ManifestEntry, Preference, Release
 
@@ -97,6 +98,10 @@ class DisclosureAdmin(ReadOnlyAdmin):
     search_fields = ("release__name__exact", "reference__exact")
     search_help_text = "A release's name, or a handover's reference: exactly."
     fields = ("release", "partner", "disclosed_at", "usages", "reference", "recorded_at")
+
+    def get_urls(self) -> list[Any]:
+        page = path("who-holds/", self.admin_site.admin_view(who_holds), name="removal_who_holds")
+        return [page, *super().get_urls()]
 
     @admin.display(description="release")
     def of_release(self, disclosure: Disclosure) -> SafeString:

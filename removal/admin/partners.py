@@ -1,5 +1,6 @@
 """Partners: who is told, where, and whether messages leave."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -9,6 +10,7 @@ from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnly, ReadOnlyAdmin, link, shorten
 from partners.models import Endpoint, Partner
+from removal.admin.questions import holdings_of
 from removal.admin.words import state_badge
 from removal.partnerships import set_paused
 
@@ -43,6 +45,9 @@ class PartnerAdmin(ReadOnlyAdmin):
     fields = ("slug", "name", "standing", "stream", "created_at")
     inlines = (EndpointInline,)
     actions = ("pause", "resume")
+
+    def page_context(self, row: Any) -> dict[str, Any]:
+        return {"holdings": partial(holdings_of, row)}  # the template calls it for those who may see any of it
 
     def has_pause_permission(self, request: HttpRequest) -> bool:
         """The actions ask for the right to change partners, though no field can be edited here."""

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -11,6 +13,7 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, badge, link, shorten
+from removal.admin.questions import answers_about
 from removal.admin.streams import standing
 from removal.admin.words import as_hex, handling_badge, state_badge
 from removal.models import Notice, RemovalRequest, RequestTarget
@@ -66,7 +69,9 @@ class RequestAdmin(ReadOnlyAdmin):
         return queryset.filter(pk__in=named.union(about)), False
 
     def page_context(self, row: Any) -> dict[str, Any]:
-        return {"rows": _rows(row, now=timezone.now()), **_targets(row)}
+        # The template calls it for those who may see handovers.
+        answers = partial(answers_about, row)
+        return {"rows": _rows(row, now=timezone.now()), "answers": answers, **_targets(row)}
 
     @admin.display(description="state")
     def standing(self, request: RemovalRequest) -> SafeString:
@@ -108,12 +113,17 @@ def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
 
 
 def _targets(request: RemovalRequest) -> dict[str, Any]:
-    """List a request's first subjects, each with its number of items (None: all), and say how many more there are."""
+    """List a request's first subjects, each with its number of items (None: all), and say how many more there are.
+
+    Each comes with the query that asks the page "Who holds what" about it.
+    """
     targets = RequestTarget.objects.filter(request=request)
     # The database counts the items: a target may name a million.
     first = list(targets.order_by("subject_id").values_list("subject__key", "items__len")[: MOST_TARGETS + 1])
     more = targets.count() - MOST_TARGETS if len(first) > MOST_TARGETS else 0
     return {
-        "targets": [(shorten(key, most=200), items) for key, items in first[:MOST_TARGETS]],
+        "targets": [
+            (shorten(key, most=200), items, urlencode({"subject": key})) for key, items in first[:MOST_TARGETS]
+        ],
         "more_targets": more,
     }

@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
+from partners.addresses import OwnPlaces
 from removal.config import embedded
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -228,6 +229,14 @@ X_FRAME_OPTIONS = "DENY"
 # Unset, the broker is a folder under VAR: enough for one machine, since a lost hint costs one sweep.
 BROKER_URL = env("BROKER_URL", "filesystem://localhost")
 CELERY_BROKER_URL = BROKER_URL
+# What no partner's URL may lead to, even inside an allowed network: this service, its database and its broker.
+OWN_PLACES = OwnPlaces(
+    sites=[PUBLIC_URL, *ALLOWED_HOSTS],
+    services=[
+        f"postgresql://{DATABASES['default']['HOST']}:{DATABASES['default']['PORT'] or 5432}",
+        *BROKER_URL.split(";"),
+    ],
+)
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TASK_IGNORE_RESULT = True

@@ -79,7 +79,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='stream',
             name='tokens',
-            field=models.FloatField(db_default=1, help_text='Messages that could start at once at tokens_at, by the rate.'),
+            field=models.FloatField(db_default=10000, help_text='Messages that could start at once at tokens_at, by the rate.'),
         ),
         migrations.AddField(
             model_name='stream',

@@ -28,7 +28,7 @@ class Stream(models.Model):
     allowance = models.PositiveIntegerField(
         null=True, blank=True, help_text="Just back from being down: how many messages may be on their way at once."
     )
-    tokens = models.FloatField(db_default=1, help_text="Messages that could start at once at tokens_at, by the rate.")
+    tokens = models.FloatField(db_default=10000, help_text="Messages that could start at once at tokens_at, by the rate.")
     tokens_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -213,7 +213,7 @@ class Attempt(models.Model):
     finished_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=12, choices=Outcome, blank=True)
     status = models.PositiveSmallIntegerField("HTTP status", null=True, blank=True)
-    reason = models.CharField(max_length=200, blank=True, help_text="Why it was unreachable.")
+    reason = models.CharField(max_length=200, blank=True, help_text="Why it was not delivered.")
     latency_ms = models.PositiveIntegerField("milliseconds", null=True, blank=True)
     response_excerpt = models.TextField(blank=True, help_text="The partner's own words, at most 2 KiB.")
     late_outcome = models.CharField(

@@ -1,7 +1,7 @@
 """Whose content it is, and what they allow."""
 
 from django.db import models
-from django.db.models import CheckConstraint, Q, UniqueConstraint
+from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
 from django.db.models.functions import Now
 
 # Usage categories, version 1 (the AIPREF vocabulary and ours); "all" covers every one, named here or later.
@@ -59,6 +59,9 @@ class Preference(models.Model):
                 name="one_preference_is_in_force_per_subject_usage_and_source",
             ),
             CheckConstraint(condition=Q(value__in=["allow", "disallow"]), name="a_preference_allows_or_disallows"),
+        ]
+        indexes = [
+            Index(fields=["subject"], name="preference_history", condition=Q(valid_to__isnull=False)),
         ]
 
     def __str__(self) -> str:

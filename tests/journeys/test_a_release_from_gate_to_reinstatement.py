@@ -56,6 +56,8 @@ def test_every_decision_is_explained(export: Path, tmp_path: Path) -> None:
         make_release(platform, "2024-02", [candidate])
         lines, decided = sift(tmp_path, "2024-02", [candidate])
         assert (lines, decided) == ([candidate], [])
+        allowed = (tmp_path / "2024-02.allowed").read_bytes()  # a manifest as it is
+        assert platform.ask("PUT", "/v1/releases/2024-02/manifest", data=allowed).status_code == 200
         assert platform.ask("POST", "/v1/releases/2024-02/seal").json()["items"] == 107
         handover = {"partner": "acme", "reference": "1"}
         assert platform.ask("POST", "/v1/releases/2024-02/disclosures", json=handover).status_code == 201

@@ -11,11 +11,13 @@ from partners.addresses import (
     LookUp,
     LookUpFailed,
     Network,
+    OwnPlaces,
     UrlRefused,
     check_url,
     resolve,
     why_refused,
 )
+from tests.partners.hostile import NEVER_CALLED
 
 LOOPBACK = ip_network("127.0.0.0/8")
 SECOND = timedelta(seconds=1)
@@ -25,33 +27,6 @@ def answering(*answers: str) -> LookUp:
     return lambda host, port: list(answers)
 
 
-NEVER_CALLED = {
-    "S1 loopback": ["127.0.0.1", "127.255.255.255"],
-    "S1 private": ["10.0.0.0", "10.255.255.255", "172.16.0.1", "172.31.255.255", "192.168.0.1", "192.168.255.255"],
-    "S1 this network": ["0.0.0.0", "0.255.255.255"],
-    "S1 link-local and metadata": ["169.254.0.1", "169.254.169.254"],
-    "S2 IPv6 loopback and unspecified": ["::1", "::"],
-    "S2 unique local": ["fc00::1", "fd00::1", "fdff:ffff::1"],
-    "S2 link-local": ["fe80::1", "febf::1", "fe80::1%eth0"],
-    "S2 site-local": ["fec0::1", "feff::1"],
-    "S2 IPv6 multicast": ["ff00::1", "ff02::1", "ff0e::1"],
-    "S3 IPv4-mapped": ["::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::ffff:168.63.129.16"],
-    "S3 IPv4-compatible": ["::127.0.0.1", "::8.8.8.8"],
-    "S3 IPv4-translated": ["::ffff:0:127.0.0.1", "::ffff:0:8.8.8.8"],
-    "S4 NAT64": ["64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b::808:808", "64:ff9b:1::1"],
-    "S4 6to4": ["2002:7f00:1::1", "2002:808:808::1"],
-    "S4 Teredo": ["2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2"],
-    "S5 carriers": ["100.64.0.1", "100.100.100.200", "100.127.255.255"],
-    "S5 Azure": ["168.63.129.16"],
-    "S5 protocol assignments": ["192.0.0.8", "192.0.0.192", "192.88.99.1", "2001:2::1", "2001:20::1", "2001:1ff::1"],
-    "S5 benchmarks": ["198.18.0.1", "198.19.255.255"],
-    "S5 documentation": ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1", "3fff::1", "3fff:fff::1"],
-    "S5 multicast and reserved": ["224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"],
-    "S5 discarded": ["100::1", "100:0:0:1::1"],
-    "S5 segment routing": ["5f00::1"],
-    "S5 not handed out": ["1::1", "400::1", "4000::1", "8000::1", "c000::1", "fe00::1"],
-    "S6 metadata": ["fd00:ec2::254", "fd20:ce::254"],
-}
 NEVER_CALLED_FLAT = [pytest.param(text, id=f"{row}-{text}") for row, texts in NEVER_CALLED.items() for text in texts]
 
 PUBLIC = [
@@ -321,3 +296,139 @@ def test_hanging_name_servers_cost_one_timeout_each_and_a_capped_number_of_threa
     assert resolve("other.example", 443, timeout=timedelta(seconds=30), look_up=answering("8.8.8.8")) == [
         ip_address("8.8.8.8")
     ]
+
+
+# Our own places (S19).
+
+OURS = OwnPlaces(
+    sites=["https://Removal.example/base", "removal.example", ".staff.example", "198.51.100.7", "*", "[2606:4700::7]"],
+    services=[
+        "postgresql://user:p%40ss@db.example:6432/removal?sslmode=require",
+        "amqp://one:pw@10.1.0.1,10.1.0.2:5673//",
+        "redis://[::1]/0",
+        "postgresql://:5432",
+        "filesystem://localhost",
+    ],
+)
+ON_THIS_MACHINE = OwnPlaces(
+    sites=["http://127.0.0.1:8000", "127.0.0.1", "localhost", "[::1]"], services=["postgresql://::1:5432"]
+)
+
+
+@pytest.mark.parametrize(
+    ("places", "host", "port"),
+    [
+        (OURS, "removal.example", 443),
+        (OURS, "removal.example", 8443),
+        (OURS, "staff.example", 443),
+        (OURS, "desk.staff.example", 443),
+        (OURS, "198.51.100.7", 443),
+        (OURS, "::ffff:198.51.100.7", 443),
+        (OURS, "2606:4700::7", 443),
+        (OURS, "db.example", 6432),
+        (OURS, "db.example", 443),
+        (OURS, "10.1.0.1", 5672),
+        (OURS, "10.1.0.2", 443),
+        (OURS, "localhost", 6379),
+        (OURS, "127.0.0.1", 6379),
+        (ON_THIS_MACHINE, "127.0.0.1", 8000),
+        (ON_THIS_MACHINE, "127.9.9.9", 8000),
+        (ON_THIS_MACHINE, "::1", 5432),
+        (ON_THIS_MACHINE, "0.0.0.0", 5432),
+    ],
+)
+def test_our_own_places_are_known(places: OwnPlaces, host: str, port: int) -> None:
+    assert places.has(host, port)
+
+
+@pytest.mark.parametrize(
+    ("places", "host", "port"),
+    [
+        (OURS, "hooks.example.com", 443),
+        (OURS, "hooks.removal.example", 443),
+        (OURS, "notstaff.example", 443),
+        (OURS, "10.1.0.3", 5672),
+        (OURS, "127.0.0.1", 5432),
+        (OURS, "localhost", 8000),
+        (ON_THIS_MACHINE, "127.0.0.1", 8001),
+        (ON_THIS_MACHINE, "localhost", 443),
+        (ON_THIS_MACHINE, "::1", 443),
+        (OwnPlaces(sites=["*"]), "anything.example", 443),
+    ],
+)
+def test_other_places_are_not_ours(places: OwnPlaces, host: str, port: int) -> None:
+    assert not places.has(host, port)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *["https://removal.example/hook", "https://REMOVAL.example./hook", "https://desk.staff.example/"],
+        *["https://db.example/", "https://10.1.0.1/", "https://localhost:6379/", "https://127.0.0.1:6379/"],
+    ],
+)
+def test_a_url_of_our_own_may_not_be_saved_even_in_an_allowed_network(url: str) -> None:
+    with pytest.raises(UrlRefused, match="is this service itself, or its database or broker; write the partner's"):
+        check_url(url, allowed_networks=[LOOPBACK, ip_network("10.0.0.0/8")], own_places=OURS)
+
+
+def test_a_name_with_an_address_of_our_own_is_refused() -> None:
+    with pytest.raises(AddressRefused) as refused:
+        resolve(
+            "partner.example",
+            443,
+            allowed_networks=[ip_network("10.0.0.0/8")],
+            own_places=OwnPlaces(services=["amqp://10.1.0.1"]),
+            timeout=SECOND,
+            look_up=answering("10.2.0.1", "10.1.0.1"),
+        )
+
+    assert str(refused.value) == "partner.example answers with 10.1.0.1, which is this service's own"
+
+
+def test_a_name_with_the_address_of_our_database_is_refused_and_the_database_looked_up_once_a_minute() -> None:
+    asked: list[str] = []
+
+    def noting(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["10.1.0.1"] if host == "db.example" else ["10.1.0.1", "10.2.0.1"]
+
+    places = OwnPlaces(services=["postgresql://db.example/removal"])
+    for _ in range(2):
+        with pytest.raises(AddressRefused):
+            resolve(
+                "partner.example",
+                443,
+                allowed_networks=[ip_network("10.0.0.0/8")],
+                own_places=places,
+                timeout=timedelta(seconds=30),
+                look_up=noting,
+            )
+
+    assert asked == ["partner.example", "db.example", "partner.example"]
+
+
+@pytest.mark.parametrize(("port", "refused"), [(5432, True), (9000, False)])
+def test_a_database_found_on_this_machine_is_refused_at_its_port_only(port: int, refused: bool) -> None:
+    places = OwnPlaces(services=["postgresql://db/removal"])
+
+    found = places.find([ip_address("127.0.0.1")], port, timeout=SECOND, look_up=answering("127.0.0.1"))
+
+    assert (found is not None) == refused
+
+
+def test_the_address_of_our_site_may_be_a_partners_too() -> None:
+    places = OwnPlaces(sites=["removal.example"])
+
+    found = places.find([ip_address("8.8.8.8")], 443, timeout=SECOND, look_up=answering("8.8.8.8"))
+
+    assert found is None
+
+
+def test_a_service_that_cannot_be_looked_up_refuses_nobody() -> None:
+    def failing(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    places = OwnPlaces(services=["postgresql://db.example/removal"])
+
+    assert places.find([ip_address("8.8.8.8")], 443, timeout=SECOND, look_up=failing) is None

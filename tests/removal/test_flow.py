@@ -79,12 +79,17 @@ def test_one_answer_among_failures_keeps_it_closed() -> None:
 
 
 def test_each_failed_probe_waits_longer_up_to_five_minutes() -> None:
-    kept, waits = DOWN, []
+    kept, now, waits = DOWN, NOW + 5 * SECOND, []
     for _ in range(4):
-        kept = settled(kept, answers(failed=1, failing=9), now=NOW, jitter=0.5)
+        kept = settled(kept, answers(failed=1, failing=9), now=now, jitter=0.5)
         assert kept.probe_at
-        waits.append((kept.probe_at - NOW).total_seconds())
+        waits.append((kept.probe_at - now).total_seconds())
+        now = kept.probe_at
     assert waits == [45, 450, 450, 450]
+
+
+def test_tries_that_end_after_the_breaker_opened_change_nothing() -> None:
+    assert settled(DOWN, answers(failed=7), now=NOW, jitter=0) == DOWN
 
 
 @pytest.mark.parametrize(
@@ -97,8 +102,8 @@ def test_each_failed_probe_waits_longer_up_to_five_minutes() -> None:
     ],
 )
 def test_a_probe_waits_as_long_as_the_partner_asked(asked: timedelta | None, expected: timedelta) -> None:
-    kept = settled(DOWN, answers(failed=1, retry_after=asked), now=NOW, jitter=0)
-    assert kept.probe_at == NOW + expected
+    kept = settled(DOWN, answers(failed=1, retry_after=asked), now=NOW + 5 * SECOND, jitter=0)
+    assert kept.probe_at == NOW + 5 * SECOND + expected
 
 
 def test_who_is_just_back_is_trusted_with_more_from_answer_to_answer() -> None:

@@ -1,6 +1,7 @@
 """Every format, however it is packed and cut into pieces, gives the same entries, and says which line is broken."""
 
 import gzip
+import hashlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import zstandard
 from removal import formats
 from removal.compression import Packing
 from removal.formats import Digested, Format, UnknownFormat, read_csv, read_manifest
+from removal.gate import Sifted
 from removal.ledger import Entry, InvalidManifest
 from removal.manifests import read_ndjson
 
@@ -56,6 +58,15 @@ def test_an_export_that_is_cut_off_is_refused() -> None:
 def test_an_export_with_nothing_public_gives_no_entry() -> None:
     body = EXPORT.replace(b"publish", b"draft")
     assert list(read_manifest([body], form=Format.WXR)) == []
+
+
+@pytest.mark.parametrize("packing", Packing)
+def test_what_the_gate_wrote_is_read_packed_or_not(packing: Packing) -> None:
+    lines = b'{"subject": "site:blog.example", "items": ["post:7"], "container_state": "public"}\n'
+    last = Sifted(allowed=1, excluded=0, digest=hashlib.sha256(lines).hexdigest()).as_line()
+    body = PACK[packing](lines + last)
+    entries = list(read_manifest(cut(body, 17), form=Format.NDJSON, packing=packing))
+    assert entries == [Entry(1, "site:blog.example", ["post:7"])]
 
 
 # CSV

@@ -1,8 +1,11 @@
 """The ledger answers who holds what, and what happened meanwhile."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from partners.models import Partner
@@ -241,6 +244,65 @@ def test_releases_with_content_of_a_recall_are_listed_wherever_it_is() -> None:
         ReleaseWith("named", "sealed", 2, 3),
         ReleaseWith("building", "building", 2, 2),
     ]
+
+
+def call_back(*subjects: str, release: str) -> str:
+    lines = [recall.Line(n, subject, None) for n, subject in enumerate(subjects, start=1)]
+    said = recall.Recall(idempotency_key="k", releases=(release,))
+    return recall.record_recall(source="blogs", actor="test", recall=said, lines=lines, now=timezone.now()).public_id
+
+
+def test_of_very_many_targets_a_sample_from_first_to_last_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdings, "COUNTED_TARGETS", 1)
+    monkeypatch.setattr(holdings, "SAMPLED_TARGETS", 4)
+    subjects = [f"site:{n:02}" for n in range(41)]
+    make_release("named", contents={subject: ["post:1"] for subject in subjects})
+    for n in (0, 10, 20, 30, 40):
+        make_release(f"with-{n:02}", contents={subjects[n]: ["post:2"]})
+    make_release("without", contents={"site:99": ["post:1"]})
+    record(make_wish("site:05", kind="deletion"))
+    public_id = call_back(*reversed(subjects), release="named")
+    found = [release.release for release in releases_with(source="blogs", public_id=public_id)]
+    assert found == ["named", "with-00", "with-10", "with-20", "with-30", "with-40"]
+
+
+def test_a_named_release_is_found_however_little_of_it_is_recalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdings, "COUNTED_TARGETS", 1)
+    monkeypatch.setattr(holdings, "SAMPLED_TARGETS", 1)
+    subjects = [f"site:{n}" for n in range(9)]
+    make_release("all", contents={subject: ["post:1"] for subject in subjects})
+    make_release("little", contents={"site:4": ["post:1"]})
+    make_release("nothing", contents={"site:99": ["post:1"]})
+    done = recall.record_recall(
+        source="blogs",
+        actor="test",
+        recall=recall.Recall(idempotency_key="k", releases=("all", "little", "nothing")),
+        lines=[recall.Line(n, subject, None) for n, subject in enumerate(subjects, start=1)],
+        now=timezone.now(),
+    )
+    found = [release.release for release in releases_with(source="blogs", public_id=done.public_id)]
+    assert found == ["all", "little"]
+
+
+def test_what_is_read_to_find_releases_does_not_grow_with_the_targets() -> None:
+    subjects = [f"site:{n}" for n in range(20_000)]
+    make_release("a", contents={subject: ["post:1"] for subject in subjects})
+    for n in range(5):
+        make_release(f"without-{n}", contents={f"other:{n}": ["post:1"]})
+    public_id = call_back(*subjects, release="a")
+    with CaptureQueriesContext(connection) as asked, connection.cursor() as cursor:
+        assert [release.release for release in releases_with(source="blogs", public_id=public_id)] == ["a"]
+        cursor.execute(f"explain (analyze, format json) {asked[-1]['sql']}")
+        [[[explained]]] = cursor.fetchall()
+    assert rows_read(explained["Plan"]) < 5_000
+
+
+def rows_read(plan: dict[str, Any]) -> float:
+    """Count what a plan and those below it take from tables and indexes, and leave out of it again."""
+    own = 0.0
+    if "Relation Name" in plan:
+        own = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
+    return own + sum(rows_read(below) for below in plan.get("Plans", []))
 
 
 def test_what_is_too_much_to_count_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

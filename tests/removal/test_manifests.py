@@ -1,5 +1,6 @@
 """Reading NDJSON: lines, strict JSON, manifests."""
 
+import hashlib
 import json
 import tracemalloc
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from removal import manifests
+from removal.gate import Sifted
 from removal.ledger import Entry, InvalidManifest
 from removal.manifests import Unreadable, check_key, check_text, read_json, read_ndjson, split_lines
 
@@ -180,3 +182,136 @@ def test_a_manifest_of_any_length_takes_the_memory_of_a_line() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 100_000
+
+
+# The gate's output
+
+
+CANDIDATES = (
+    b'{"subject": "site:1", "items": ["post:1", "post:2"], "container_state": "public"}\n'
+    b'{"container_state":"public","subject":"site:2","items":["post:1"]}\n'
+)
+
+
+def end(lines: bytes, **said: object) -> bytes:
+    """Write the last line that the gate writes after ``lines``, or another."""
+    allowed = lines.count(b'"post:')
+    fields = {"end": True, "allowed": allowed, "excluded": 4, "digest": hashlib.sha256(lines).hexdigest(), **said}
+    return json.dumps({name: value for name, value in fields.items() if value is not ...}).encode() + b"\n"
+
+
+CUT_OFF = 'The gate\'s last line, {"end": true, ...}, is missing after it. Discard all of it, and ask the gate again.'
+
+
+def faults_of(body: bytes) -> list[str]:
+    faults: list[InvalidManifest] = []
+    list(read_ndjson(cut(body, 50), faults.append))
+    return [str(fault) for fault in faults]
+
+
+def test_what_the_gate_let_through_is_a_manifest() -> None:
+    entries = [Entry(1, "site:1", ["post:1", "post:2"]), Entry(2, "site:2", ["post:1"])]
+    assert list(read_ndjson(cut(CANDIDATES + end(CANDIDATES), 7))) == entries
+    assert list(read_ndjson([CANDIDATES + end(CANDIDATES) + b"\n \n"])) == entries
+
+
+def test_the_gate_may_have_let_nothing_through() -> None:
+    assert list(read_ndjson([end(b"")])) == []
+
+
+def test_what_the_gate_writes_is_read_as_it_is() -> None:
+    done = Sifted(allowed=3, excluded=0, digest=hashlib.sha256(CANDIDATES).hexdigest())
+    assert [entry.subject for entry in read_ndjson([CANDIDATES, done.as_line()])] == ["site:1", "site:2"]
+
+
+@pytest.mark.parametrize("state", ["private", "Public", "", None, ["public"]])
+def test_the_gate_lets_only_public_content_through(state: object) -> None:
+    line = json.dumps({"subject": "site:3", "items": ["post:1"], "container_state": state}).encode() + b"\n"
+    body = CANDIDATES + line
+    assert faults_of(body + end(body)) == [
+        "Line 3: container_state must be public: the gate lets nothing else through."
+    ]
+
+
+@pytest.mark.parametrize("body", [CANDIDATES, CANDIDATES.rstrip(b"\n"), CANDIDATES + b"\n\n"])
+def test_without_its_last_line_the_gates_output_is_refused(body: bytes) -> None:
+    assert faults_of(body) == [f"Line 2: {CUT_OFF}"]
+    with pytest.raises(InvalidManifest):
+        list(read_ndjson([body]))
+
+
+FIELDS_OF_END = 'The gate\'s last line has the fields "end", "allowed", "excluded" and "digest".'
+OTHER_DIGEST = "Its digest is not that of the lines before it: they were changed. Ask the gate again."
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (end(CANDIDATES, digest="0" * 64), OTHER_DIGEST),
+        (end(CANDIDATES, digest=None), OTHER_DIGEST),
+        (end(CANDIDATES, allowed=4), "It counts 4 items, and 3 came before it."),
+        (end(CANDIDATES, allowed=True), FIELDS_OF_END),
+        (end(CANDIDATES, excluded=-1), FIELDS_OF_END),
+        (end(CANDIDATES, excluded="none"), FIELDS_OF_END),
+        (end(CANDIDATES, end=False), FIELDS_OF_END),
+        (end(CANDIDATES, digest=...), FIELDS_OF_END),
+        (end(CANDIDATES, subject="site:3"), FIELDS_OF_END),
+    ],
+)
+def test_a_wrong_last_line_is_refused(last: bytes, message: str) -> None:
+    assert faults_of(CANDIDATES + last) == [f"Line 3: {message}"]
+
+
+def test_lines_that_were_changed_after_the_gate_are_refused() -> None:
+    for changed in (
+        CANDIDATES.replace(b"site:2", b"site:9"),
+        CANDIDATES.replace(b'", "', b'","'),
+        b"".join(reversed(CANDIDATES.splitlines(keepends=True))),
+    ):
+        assert faults_of(changed + end(CANDIDATES)) == [f"Line 3: {OTHER_DIGEST}"]
+
+
+def test_nothing_stands_after_the_last_line() -> None:
+    after = "It stands after the gate's last line. Send one output of the gate, and nothing else."
+    body = CANDIDATES + end(CANDIDATES)
+    assert faults_of(body + b'{"subject": "site:3", "items": ["post:1"]}\n') == [f"Line 4: {after}"]
+    assert faults_of(body + end(CANDIDATES)) == [f"Line 4: {after}"]
+
+
+def test_lines_of_the_gate_do_not_mix_with_others() -> None:
+    plain = b'{"subject": "site:0", "items": ["post:0"]}\n'
+    mixed = "It is the gate's, and the first line is not. Send the gate's output as it is, by itself."
+    assert faults_of(plain + CANDIDATES + end(CANDIDATES)) == [f"Line {n}: {mixed}" for n in (2, 3, 4)]
+    assert faults_of(CANDIDATES + plain + end(CANDIDATES)) == [
+        'Line 3: Write an object with the fields "subject", "items" and "container_state", and no others.'
+    ]
+
+
+def test_a_broken_line_of_the_gate_is_the_only_fault() -> None:
+    body = b'{"container_state": "public"\n' + CANDIDATES
+    assert faults_of(body + end(CANDIDATES)) == ["Line 1: It is not JSON at character 29: Expecting ',' delimiter."]
+    assert faults_of(CANDIDATES + b'{"end": true') == [
+        "Line 3: It is not JSON at character 13: Expecting ',' delimiter.",
+        f"Line 3: {CUT_OFF}",
+    ]
+
+
+def test_a_line_of_the_gate_of_more_than_64_mebibytes_is_refused() -> None:
+    pieces = [CANDIDATES, *([b" " * (1024 * 1024)] * 64), b" \n", end(CANDIDATES)]
+    faults: list[InvalidManifest] = []
+    list(read_ndjson(pieces, faults.append))
+    assert [str(fault) for fault in faults] == ["Line 3: It is longer than 64 MiB. Put fewer items on it."]
+
+
+def test_the_gates_output_of_any_length_takes_the_memory_of_a_line() -> None:
+    piece = CANDIDATES * 100
+    lines = piece * 100
+    pieces = [*([piece] * 100), end(lines)]
+    del lines
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_ndjson(pieces)) == 20_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 200_000

@@ -10,7 +10,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from removal import exclusions, intake
-from removal.models import LogEntry, Preference, Subject
+from removal.models import LogEntry, Preference, RemovalRequest, Subject
 from removal.models.subjects import USAGES
 from removal.preferences import (
     CONTAINER_STATES,
@@ -317,3 +317,116 @@ def test_a_withdrawn_opt_out_says_nothing_any_more() -> None:
     request = record(make_wish("site:1"))
     intake.withdraw_request(source="blogs", actor="test", public_id=request.public_id)
     assert exclusions.of_candidates(subjects=["site:1"], usages=["all"]) == {}
+
+
+def withdraw(request: RemovalRequest) -> None:
+    intake.withdraw_request(source="blogs", actor="test", public_id=request.public_id)
+
+
+def with_requests() -> list[tuple[str, str, int | None, bool]]:
+    rows = Preference.objects.order_by("id")
+    return [(row.usage, row.value, row.request_id, row.valid_to is None) for row in rows]
+
+
+@pytest.mark.parametrize("value", ["allow", "disallow"])
+def test_withdrawing_an_opt_out_restores_what_it_took_the_place_of(value: str) -> None:
+    say(Choice("site:1", "all", value, "explicit", OLD))
+    request = record(make_wish("site:1"))
+    withdraw(request)
+    assert with_requests() == [
+        ("all", value, None, False),
+        ("all", "disallow", request.pk, False),
+        ("all", value, None, True),
+    ]
+    said, refused, restored = Preference.objects.order_by("id")
+    assert (said.valid_from, said.valid_to) == (OLD, refused.valid_from)
+    assert refused.valid_to is not None
+    assert restored.valid_from > refused.valid_to
+    assert restored.source == "explicit"
+    logged = LogEntry.objects.get(action="request_withdrawn")
+    assert logged.about["restored"] == [{"preference": restored.pk, "as_in": said.pk}]
+    kept_out = exclusions.of_candidates(subjects=["site:1"], usages=["search"])
+    assert [one.preference for one in kept_out.get("site:1", [])] == ([restored.pk] if value == "disallow" else [])
+
+
+def test_a_restored_preference_can_be_changed_as_any_other() -> None:
+    say(Choice("site:1", "all", "disallow", "explicit"))
+    withdraw(record(make_wish("site:1")))
+    assert say(Choice("site:1", "all", "allow", "explicit")) == ["created"]
+    assert Preference.objects.get(valid_to=None).value == "allow"
+
+
+def test_each_usage_of_a_withdrawn_opt_out_is_restored_by_itself() -> None:
+    say(
+        Choice("site:1", "train-ai", "disallow", "explicit"),
+        Choice("site:1", "search", "allow", "explicit"),
+        Choice("site:1", "train-ai", "allow", "registry"),
+        Choice("site:2", "train-ai", "disallow", "explicit"),
+    )
+    withdraw(record(make_wish("site:1", usages=("train-ai", "search", "bulk-dataset"))))
+    standing = find_preferences(subject="site:1").in_force
+    assert [(one.usage, one.source, one.value) for one in standing] == [
+        ("search", "explicit", "allow"),
+        ("train-ai", "explicit", "disallow"),
+        ("train-ai", "registry", "allow"),
+    ]
+    assert Preference.objects.filter(subject__key="site:2").count() == 1
+
+
+def test_opting_out_and_withdrawing_again_and_again_ends_where_it_began() -> None:
+    say(Choice("site:1", "all", "disallow", "explicit"))
+    first = record(make_wish("site:1"))
+    withdraw(first)
+    second = record(make_wish("site:1"))
+    withdraw(second)
+    withdraw(second)
+    assert [(request, is_open) for _, _, request, is_open in with_requests()] == [
+        (None, False),
+        (first.pk, False),
+        (None, False),
+        (second.pk, False),
+        (None, True),
+    ]
+
+
+def test_a_repeat_that_stands_takes_the_place_of_what_is_restored() -> None:
+    say(Choice("site:1", "all", "disallow", "explicit"))
+    first, repeat = record(make_wish("site:1")), record(make_wish("site:1"))
+    withdraw(first)
+    assert Preference.objects.get(valid_to=None).request == repeat
+    withdraw(repeat)
+    restored = Preference.objects.get(valid_to=None)
+    assert (restored.value, restored.request) == ("disallow", None)
+
+
+def test_what_was_said_before_a_reinstatement_does_not_come_back() -> None:
+    say(Choice("site:1", "train-ai", "disallow", "explicit"))
+    back = record(make_wish("site:1", kind="reinstatement"))
+    withdraw(record(make_wish("site:1", usages=("train-ai",))))
+    assert [(one.usage, one.value, one.request) for one in find_preferences(subject="site:1").in_force] == [
+        ("all", "allow", back)
+    ]
+
+
+def test_a_reinstatement_holds_again_when_the_opt_out_after_it_is_withdrawn() -> None:
+    back = record(make_wish("site:1", kind="reinstatement"))
+    withdraw(record(make_wish("site:1")))
+    standing = Preference.objects.get(valid_to=None)
+    assert (standing.value, standing.request) == ("allow", back)
+
+
+def test_an_earlier_opt_out_that_was_withdrawn_does_not_come_back() -> None:
+    first = record(make_wish("site:1"))
+    withdraw(first)
+    withdraw(record(make_wish("site:1")))
+    assert not Preference.objects.filter(valid_to=None).exists()
+    assert "restored" not in LogEntry.objects.filter(action="request_withdrawn").latest("id").about
+
+
+def test_what_was_said_since_stands_beside_what_is_restored() -> None:
+    say(Choice("site:1", "all", "allow", "explicit"))
+    request = record(make_wish("site:1"))
+    say(Choice("site:1", "train-ai", "disallow", "explicit"))
+    withdraw(request)
+    prevails = find_preferences(subject="site:1").prevails
+    assert (prevails["train-ai"].value, prevails["search"].value) == ("disallow", "allow")

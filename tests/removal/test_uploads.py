@@ -1,10 +1,11 @@
 """Manifests are loaded whole or in parts, completely or not at all."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,9 +13,9 @@ from removal import ledger, uploads
 from removal.formats import Digested
 from removal.ledger import Counts, Entry, InvalidManifest
 from removal.manifests import read_ndjson
-from removal.models import LogEntry, ManifestEntry, ManifestPart, Release, Subject
+from removal.models import LogEntry, ManifestEntry, ManifestPart, Release, RemovalRequest, Subject
 from removal.uploads import Part, put_part, replace_manifest
-from tests.factories import make_release
+from tests.factories import make_release, make_wish, record
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -249,6 +250,62 @@ def test_parts_that_come_at_once_all_stand(release: Release) -> None:
     assert failures == []
     assert len(manifest(release)) == parts * 500
     ledger.seal_release(actor="test", name="r", parts=parts)
+
+
+@pytest.mark.parametrize("key", ["site:1", "site:3"])
+def test_an_opt_out_of_a_new_subject_does_not_wait_for_the_load(release: Release, key: str) -> None:
+    """The load's transaction is open, and cannot go on: somebody keeps it from writing its entries."""
+    is_kept, may_go_on = threading.Event(), threading.Event()
+
+    def keep_waiting() -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("lock table removal_manifestentry in share mode")
+            is_kept.set()
+            may_go_on.wait(30)
+
+    def upload() -> None:
+        is_kept.wait(30)
+        fill(("site:1", ["a"]), ("site:2", ["a"]), ("site:3", ["a"]))
+
+    def opt_out() -> None:
+        try:
+            wait_until_blocked("removal_manifestentry")
+            with connection.cursor() as cursor:
+                cursor.execute("set lock_timeout = '5s'")
+            record(make_wish(key))
+        finally:
+            may_go_on.set()
+
+    in_threads(keep_waiting, upload, opt_out)
+    assert list(RemovalRequest.objects.values_list("targets__subject__key", flat=True)) == [key]
+    assert manifest(release) == {"site:1": ["a"], "site:2": ["a"], "site:3": ["a"]}
+
+
+def test_new_subjects_are_committed_in_batches_of_their_own(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "SUBJECTS_AT_ONCE", 2)
+    make_release(contents={"site:2": ["a"]})
+    fill(*((f"site:{n}", ["a"]) for n in (5, 4, 3, 2, 1)))
+    assert list(Subject.objects.order_by("id").values_list("key", flat=True)) == [
+        "site:2",
+        "site:1",
+        "site:3",
+        "site:4",
+        "site:5",
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute("select count(distinct xmin::text) from removal_subject")
+        assert cursor.fetchone() == (3,)
+
+
+def wait_until_blocked(table: str) -> None:
+    """Wait until some session waits for a lock on a table."""
+    for _ in range(1000):
+        with connection.cursor() as cursor:
+            cursor.execute("select from pg_locks where relation = %s::regclass and not granted", [table])
+            if cursor.rowcount:
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"Nobody waits for {table}.")
 
 
 def in_thread(run: Callable[[], object]) -> None:

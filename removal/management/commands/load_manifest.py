@@ -4,16 +4,20 @@ import getpass
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
+from django.db import transaction
+from django.db.models import ProtectedError
 
 from removal import formats, ledger, uploads
 from removal.compression import CannotUnpack
 from removal.formats import Digested, Format, UnknownFormat
 from removal.ledger import Entry, InvalidManifest
-from removal.models import Release
+from removal.models import Dataset, LogEntry, Release
+from removal.transactions import one_transaction
 
 PIECE_BYTES = 64 * 1024
 PROGRESS_SECONDS = 0.2
@@ -42,8 +46,8 @@ class Command(BaseCommand):
         part: int | None = options["part"]
         try:
             form = Format(options["format"] or formats.format_of_file(file.name))
-            self._make(actor, release, options["dataset"], source=f"file:{file.name}")
-            counts = self._load(actor, file, release, form=form, part=part, faults=faults)
+            with self._made(actor, release, options["dataset"], source=f"file:{file.name}"):
+                counts = self._load(actor, file, release, form=form, part=part, faults=faults)
             self.stdout.write(f"{release}: {counts.subjects} subjects, {counts.items} items")
             if seal:
                 sealed = ledger.seal_release(actor=actor, name=release, parts=part).release
@@ -67,12 +71,21 @@ class Command(BaseCommand):
         except ledger.EmptyManifest as error:
             raise CommandError(f"{release} is empty and was not sealed.") from error
 
-    def _make(self, actor: str, release: str, dataset: str | None, *, source: str) -> None:
-        if Release.objects.filter(name=release).exists():
+    @contextmanager
+    def _made(self, actor: str, name: str, dataset: str | None, *, source: str) -> Iterator[None]:
+        """Have a release for a block. One that was made for it, and its dataset, goes again if the block fails."""
+        if Release.objects.filter(name=name).exists():
+            yield
             return
         if dataset is None:
-            raise CommandError(f"There is no release {release}. Name its dataset with --dataset to make it.")
-        ledger.create_release(actor=actor, name=release, dataset=dataset, source=source)
+            raise CommandError(f"There is no release {name}. Name its dataset with --dataset to make it.")
+        is_new_dataset = not Dataset.objects.filter(name=dataset).exists()
+        release = ledger.create_release(actor=actor, name=name, dataset=dataset, source=source)
+        try:
+            yield
+        except BaseException:  # an impatient Ctrl-C too
+            _discard(actor, release, with_dataset=is_new_dataset)
+            raise
 
     def _load(
         self, actor: str, file: Path, release: str, *, form: Format, part: int | None, faults: "_Faults"
@@ -92,6 +105,20 @@ class Command(BaseCommand):
             if part is None:
                 return uploads.replace_manifest(**into)
             return uploads.put_part(**into, number=part, digest=body.digest)
+
+
+@one_transaction()
+def _discard(actor: str, release: Release, *, with_dataset: bool) -> None:
+    """Take back a release that nothing came into; one that somebody else has begun to fill meanwhile stays."""
+    building = Release.objects.select_for_update().filter(pk=release.pk, state=Release.State.BUILDING)
+    if not building.exists() or release.entries.exists() or release.parts.exists():
+        return
+    release.delete()
+    LogEntry.objects.create(actor=actor, action="release_discarded", about={"release": release.pk})
+    if with_dataset:
+        # It stays if somebody else has made a release of it since.
+        with suppress(ProtectedError), transaction.atomic():
+            release.dataset.delete()
 
 
 class _Broken(Exception):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from removal.models import ManifestEntry, Release
+from removal.models import Dataset, LogEntry, ManifestEntry, Release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -80,8 +81,8 @@ def test_no_more_broken_lines_are_listed_than_asked_for(tmp_path: Path) -> None:
     ("name", "body", "said"),
     [
         ("m.ndjson", GOOD * 2, "Line 2: Its subject stands on line 1 already. Join the two lines. Nothing was loaded."),
-        ("m.ndjson.gz", gzip.compress(GOOD)[:-3], "Its gzip ends early. Send all of it. Nothing was loaded."),
-        ("m.ndjson.gz", gzip.compress(bytes(80 << 20)), "more than 200 times larger"),
+        ("m.ndjson.gz", gzip.compress(GOOD, mtime=0)[:-3], "Its gzip ends early. Send all of it. Nothing was loaded."),
+        ("m.ndjson.gz", gzip.compress(bytes(80 << 20), mtime=0), "more than 200 times larger"),
         ("m.txt", GOOD, "Its name does not say what it is. Choose one of: ndjson, csv, wxr."),
         ("m.csv", b"a,b\n", "Line 1: The first line must be: subject,item. Nothing was loaded."),
     ],
@@ -90,6 +91,55 @@ def test_a_file_that_cannot_be_taken_says_why(tmp_path: Path, name: str, body: b
     with pytest.raises(CommandError, match=said.replace(".", r"\.")):
         load(write(tmp_path, name, body), "--dataset", "posts")
     assert manifest() == {}
+
+
+FAILING = {
+    "a broken line": BROKEN,
+    "a subject that stands twice": GOOD * 2,
+    "an end that comes early": gzip.compress(GOOD, mtime=0)[:-3],
+}
+
+
+def name_of(why: str) -> str:
+    return "m.ndjson.gz" if "end" in why else "m.ndjson"
+
+
+@pytest.mark.parametrize("part", [[], ["--part", "1"]], ids=["whole", "part"])
+@pytest.mark.parametrize("why", FAILING)
+def test_a_failed_load_leaves_no_new_release_behind(tmp_path: Path, why: str, part: list[str]) -> None:
+    file = write(tmp_path, name_of(why), FAILING[why])
+    with pytest.raises(CommandError, match="Nothing was loaded"):
+        load(file, "--dataset", "posts", *part)
+    assert (Release.objects.count(), Dataset.objects.count()) == (0, 0)
+    assert list(LogEntry.objects.order_by("id").values_list("action", flat=True)) == [
+        "release_created",
+        "release_discarded",
+    ]
+    load(write(tmp_path, "m.ndjson", GOOD), "--dataset", "posts", *part)
+    assert manifest() == {"site:1": ["post:1", "post:2"]}
+
+
+@pytest.mark.parametrize("why", FAILING)
+def test_a_failed_load_leaves_a_release_that_was_there_as_it_was(tmp_path: Path, why: str) -> None:
+    make_release("r", contents={"site:9": ["post:9"]}, sealed=False)
+    with pytest.raises(CommandError, match="Nothing was loaded"):
+        load(write(tmp_path, name_of(why), FAILING[why]), "--dataset", "posts")
+    assert Release.objects.get().state == "building"
+    assert manifest() == {"site:9": ["post:9"]}
+
+
+def test_a_failed_load_leaves_a_dataset_that_was_there(tmp_path: Path) -> None:
+    make_release("other", contents={"site:9": ["post:9"]})
+    with pytest.raises(CommandError, match="Nothing was loaded"):
+        load(write(tmp_path, "m.ndjson", BROKEN), "--dataset", "posts")
+    assert list(Release.objects.values_list("name", flat=True)) == ["other"]
+
+
+def test_a_release_that_is_filled_but_not_sealed_stays(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="r was filled and not sealed"):
+        load(write(tmp_path, "m.ndjson", GOOD), "--dataset", "posts", "--part", "2", "--seal")
+    assert Release.objects.get().state == "building"
+    assert manifest() == {"site:1": ["post:1", "post:2"]}
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
