@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import structlog
@@ -117,21 +118,19 @@ select d.id, d.epoch, d.first_sequence, d.last_sequence, d.abandoned, b.body
 CLAIM = """
 with message as (
     select * from unnest(%(ids)s::uuid[], %(epochs)s::int[], %(firsts)s::bigint[], %(lasts)s::bigint[],
-                         %(bodies)s::bytea[])
-           m(id, epoch, first, last, body)),
+                         %(digests)s::bytea[])
+           m(id, epoch, first, last, digest)),
 claimed as (
     insert into removal_delivery as d (id, stream_id, epoch, first_sequence, last_sequence, state, fence, attempts,
                                        failures, abandoned, created_at, due_at, lease_until, delivered_by, suspect,
                                        resent, body_digest)
     select id, %(stream)s, epoch, first, last, 'sending', 1, 1, 0, 0,
-           clock_timestamp(), clock_timestamp(), clock_timestamp() + %(lease)s, '', false, false, sha256(body)
+           clock_timestamp(), clock_timestamp(), clock_timestamp() + %(lease)s, '', false, false, digest
       from message
         on conflict (id) do update
        set state = 'sending', fence = d.fence + 1, attempts = d.attempts + 1, lease_until = excluded.lease_until,
            body_digest = excluded.body_digest
     returning d.id, d.fence, d.failures),
-kept as (
-    insert into removal_deliverybody (delivery_id, body) select id, body from message on conflict do nothing),
 tried as (
     insert into removal_attempt (delivery_id, number, url, key_ids, started_at, outcome, reason, response_excerpt,
                                  late_outcome)
@@ -220,14 +219,18 @@ def claim(*, partner_id: int, patient: bool = True, most: int = 100, probing: bo
 
 @dataclass(frozen=True)
 class _Message:
-    """A range about to be leased; ``abandoned`` counts the workers in a row that died of it, or beside it."""
+    """A range about to be leased; ``abandoned`` counts the workers in a row that died of it, or beside it.
+
+    ``is_kept`` tells that the database has its bytes already.
+    """
 
     id: uuid.UUID
     epoch: int
     first: int
     last: int
-    abandoned: int
     body: bytes
+    is_kept: bool = False
+    abandoned: int = 0
 
 
 def _due(
@@ -244,8 +247,10 @@ def _due(
     for delivery_id, epoch, first, last, abandoned, body in rows:
         if body is None:  # a half of a split message; it fits into one message, as the whole did
             [message] = _pack(stream, epoch, first, last, max_notices=last - first + 1)
-            body = message.body
-        messages.append(_Message(delivery_id, epoch, first, last, abandoned, bytes(body)))
+            messages.append(_Message(delivery_id, epoch, first, last, message.body, abandoned=abandoned))
+        else:
+            kept = bytes(body)
+            messages.append(_Message(delivery_id, epoch, first, last, kept, is_kept=True, abandoned=abandoned))
     return messages
 
 
@@ -254,13 +259,19 @@ def _fresh(stream: _Stream, places: int) -> list[_Message]:
     first = stream.packed_through + 1
     last = min(stream.head, stream.packed_through + places * stream.max_notices)
     packed = _pack(stream, stream.epoch, first, last, max_notices=stream.max_notices)
-    return [_Message(new_id(), stream.epoch, one.first, one.last, 0, one.body) for one in packed[:places]]
+    return [_Message(new_id(), stream.epoch, one.first, one.last, one.body) for one in packed[:places]]
 
 
 def _pack(stream: _Stream, epoch: int, first: int, last: int, *, max_notices: int) -> list[payload.Message]:
-    notices = payload.read_notices(stream_id=stream.partner_id, epoch=epoch, first=first, last=last)
+    notices = payload.read_encoded(stream_id=stream.partner_id, epoch=epoch, first=first, last=last)
     return payload.pack(
-        notices, epoch=epoch, partner=stream.slug, head=stream.head, now=stream.now, max_notices=max_notices
+        notices,
+        first=first,
+        partner=stream.slug,
+        epoch=epoch,
+        head=stream.head,
+        now=stream.now,
+        max_notices=max_notices,
     )
 
 
@@ -273,14 +284,20 @@ def _lease(
         "epochs": [one.epoch for one in messages],
         "firsts": [one.first for one in messages],
         "lasts": [one.last for one in messages],
-        "bodies": [one.body for one in messages],
+        "digests": [sha256(one.body).digest() for one in messages],
         "stream": stream.partner_id,
         "lease": settings.DELIVERY_LEASE,
         "url": stream.url,
         "key_ids": list(signer.key_ids),
     }
     cursor.execute(CLAIM, parameters)
-    return {delivery_id: (fence, failures) for delivery_id, fence, failures in cursor.fetchall()}
+    leased = {delivery_id: (fence, failures) for delivery_id, fence, failures in cursor.fetchall()}
+    with cursor.copy("copy removal_deliverybody (delivery_id, body) from stdin (format binary)") as copy:
+        copy.set_types(["uuid", "bytea"])
+        for one in messages:
+            if not one.is_kept:
+                copy.write_row((one.id, one.body))
+    return leased
 
 
 # --- record ---
@@ -379,6 +396,8 @@ def record(results: Sequence[Result], *, partner_id: int, unsent: Collection[Cla
             return
         cursor.execute(RECORD, {**_columns(results), "stream": partner_id})
         states = dict(cursor.fetchall())
+        if any(isinstance(result.outcome, webhook.Delivered) for result in results):
+            cursor.execute(CLOSE_INCIDENTS, [partner_id])
         for result in results:
             state = states.get(result.claim.delivery_id)
             if state is not None:
@@ -439,7 +458,6 @@ def _follow_up(cursor: CursorWrapper, result: Result, *, state: str, partner_id:
     elif state == "quarantined":
         log.warning("delivery_quarantined", partner_id=partner_id, delivery=claim.webhook_id)
     if isinstance(outcome, webhook.Delivered):
-        cursor.execute(CLOSE_INCIDENTS, [partner_id])
         acknowledgement.accept_response(
             cursor, stream_id=partner_id, first=claim.first, last=claim.last, answer=outcome.answer
         )

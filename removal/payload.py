@@ -4,7 +4,7 @@ The bytes are made once, at a message's first claim, and stored: nothing that ch
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NotRequired
@@ -99,6 +99,41 @@ select n.sequence, l.name, sum(x.item_count)::bigint,
 """
 
 
+# The same as JSON, made where the rows are, of the notices that nearly all are: of one subject, none taken back, with
+# lists that fit into a message. What is missing here is read in the long way. Looked up one by one ("offset 0").
+ENCODED = """
+select n.sequence, (select row_to_json(x)::text from (
+           select n.sequence, n.kind, r.public_id as request, n.item_count as items_total, r.reason, r.usages,
+                  t.key as subject, h.held,
+                  to_char(r.received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as received_at,
+                  to_char(n.respond_by at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as respond_by) x)
+  from removal_notice n
+  cross join lateral (
+      select r.public_id, r.reason, r.usages, r.received_at from removal_removalrequest r
+       where r.id = n.request_id and r.target_count = 1 offset 0) r
+  cross join lateral (
+      select t.subject_id, t.items, s.key
+        from removal_requesttarget t join removal_subject s on s.id = t.subject_id
+       where t.request_id = n.request_id offset 0) t
+  cross join lateral (
+      select array_to_json(array_agg(row_to_json(p) order by l.id)) held,
+             sum(char_length(array_to_string(p.items, '')) * 4 + 3 * p.items_total) size
+        from (select distinct d.release_id from removal_disclosure d where d.id = any(n.disclosures)) d
+        join removal_release l on l.id = d.release_id
+        join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = d.release_id
+        cross join lateral (
+            select case when t.items is null then m.items
+                        else array(select i.item from unnest(m.items) with ordinality i(item, place)
+                                    where i.item = any(t.items) order by i.place) end) w(items)
+        cross join lateral (select l.name as release, cardinality(w.items) as items_total, w.items) p
+       where p.items_total > 0 offset 0) h
+ where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
+   and n.withdrawn_at is null and n.kind <> 'reinstatement' and n.item_count <= %(inline)s
+   and h.size <= %(bytes)s
+ order by n.sequence
+"""
+
+
 def as_time(moment: datetime) -> str:
     """Write a time as the wire has it: RFC 3339, UTC, whole seconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -117,6 +152,31 @@ def read_notices(*, stream_id: int, epoch: int, first: int, last: int) -> list[N
             held.setdefault(sequence, []).append(part)
         cursor.execute(NOTICES, span)
         return [_notice(row, held.get(row[0], [])) for row in cursor.fetchall()]
+
+
+def read_encoded(*, stream_id: int, epoch: int, first: int, last: int) -> list[bytes]:
+    """Read a range of a stream as the JSON of each of its notices, in order."""
+    span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last}
+    with connection.cursor() as cursor:
+        cursor.execute(ENCODED, {**span, "inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES})
+        encoded: dict[int, bytes] = {sequence: text.encode() for sequence, text in cursor.fetchall()}
+    for start, end in _gaps(encoded, first=first, last=last):
+        for notice in read_notices(stream_id=stream_id, epoch=epoch, first=start, last=end):
+            encoded[notice["sequence"]] = _encode(notice)
+    return [encoded[sequence] for sequence in range(first, last + 1)]
+
+
+def _gaps(known: Container[int], *, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """List the runs of numbers from ``first`` to ``last`` that are not known."""
+    start = None
+    for sequence in range(first, last + 1):
+        if sequence not in known:
+            start = sequence if start is None else start
+        elif start is not None:
+            yield start, sequence - 1
+            start = None
+    if start is not None:
+        yield start, last
 
 
 def _notice(row: tuple, held: list[Held]) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
@@ -152,24 +212,31 @@ def items_url(sequence: int) -> str:
     return f"{settings.PUBLIC_URL}/v1/stream/{sequence}/items"
 
 
+class _Envelope(TypedDict):
+    partner: str
+    epoch: int
+    head: int
+    now: datetime
+
+
 def pack(
-    notices: Sequence[Notice], *, partner: str, epoch: int, head: int, now: datetime, max_notices: int
+    notices: Sequence[bytes], *, first: int, partner: str, epoch: int, head: int, now: datetime, max_notices: int
 ) -> list[Message]:
-    """Put notices, in order and without a gap, into as few messages as the limits allow."""
+    """Put the JSON of notices, from number ``first`` on, into as few messages as the limits allow."""
     messages: list[Message] = []
     batch: list[bytes] = []
     size = 0
-    first = notices[0]["sequence"] if notices else 0
+    envelope: _Envelope = {"partner": partner, "epoch": epoch, "head": head, "now": now}
     for notice in notices:
-        encoded = _encode(notice)
         # An envelope takes less than 1 KiB.
-        if batch and (len(batch) == max_notices or size + len(encoded) > MAX_BYTES - 1024):
-            messages.append(_message(batch, first=first, partner=partner, epoch=epoch, head=head, now=now))
-            first, batch, size = notice["sequence"], [], 0
-        batch.append(encoded)
-        size += len(encoded) + 1
+        if batch and (len(batch) == max_notices or size + len(notice) > MAX_BYTES - 1024):
+            messages.append(_message(batch, first=first, **envelope))
+            first += len(batch)
+            batch, size = [], 0
+        batch.append(notice)
+        size += len(notice) + 1
     if batch:
-        messages.append(_message(batch, first=first, partner=partner, epoch=epoch, head=head, now=now))
+        messages.append(_message(batch, first=first, **envelope))
     return messages
 
 

@@ -1,6 +1,7 @@
-"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence."""
+"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence, heartbeats."""
 
 from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry
+from removal.models.heartbeats import Heartbeat
 from removal.models.ledger import Alarm, Dataset, Disclosure, ManifestEntry, ManifestPart, PlannedDisclosure, Release
 from removal.models.requests import MatchedPiece, RemovalRequest, RequestTarget
 from removal.models.streams import Attempt, Delivery, DeliveryBody, Incident, Notice, Stream
@@ -15,6 +16,7 @@ __all__ = [
     "Delivery",
     "DeliveryBody",
     "Disclosure",
+    "Heartbeat",
     "Incident",
     "LogEntry",
     "ManifestEntry",

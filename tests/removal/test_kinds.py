@@ -1,5 +1,6 @@
 """Recall, offboarding, reinstatement: the same path, told to those who hold it."""
 
+import json
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +26,10 @@ def plan() -> None:
 
 
 def stream_of(partner: Partner) -> list[payload.Notice]:
-    return payload.read_notices(stream_id=partner.pk, epoch=1, first=1, last=1000)
+    notices = payload.read_notices(stream_id=partner.pk, epoch=1, first=1, last=1000)
+    encoded = payload.read_encoded(stream_id=partner.pk, epoch=1, first=1, last=len(notices))
+    assert [json.loads(notice) for notice in encoded] == notices
+    return notices
 
 
 def call_back(releases: tuple[str, ...], *lines: tuple[str, list[str] | None], key: str = "r-1") -> recall.Recalled:

@@ -15,7 +15,10 @@ BUDGET = timedelta(seconds=5)
 
 
 def read(partner_id: int) -> list[dict[str, Any]]:
-    return [dict(notice) for notice in payload.read_notices(stream_id=partner_id, epoch=1, first=1, last=100)]
+    notices = [dict(notice) for notice in payload.read_notices(stream_id=partner_id, epoch=1, first=1, last=100)]
+    encoded = payload.read_encoded(stream_id=partner_id, epoch=1, first=1, last=len(notices))
+    assert [json.loads(notice) for notice in encoded] == notices  # the short way says the same
+    return notices
 
 
 @pytest.mark.django_db(transaction=True)
@@ -92,7 +95,8 @@ def notices(count: int, *, size: int = 0) -> list[payload.Notice]:
 
 
 def pack(content: list[payload.Notice], *, max_notices: int = 100) -> list[payload.Message]:
-    return payload.pack(content, partner="acme", epoch=1, head=5000, now=NOW, max_notices=max_notices)
+    encoded = [json.dumps(notice, ensure_ascii=False).encode() for notice in content]
+    return payload.pack(encoded, first=5, partner="acme", epoch=1, head=5000, now=NOW, max_notices=max_notices)
 
 
 def test_messages_hold_at_most_the_partners_number_of_notices() -> None:
@@ -129,3 +133,25 @@ def test_a_message_says_where_it_stands_in_the_stream() -> None:
 
 def test_nothing_to_say_makes_no_message() -> None:
     assert pack([]) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_notices_of_every_form_are_sent_in_order() -> None:
+    partner = make_partner().partner
+    contents = {f"site:{n}": [f'post:"{n}"', "post:ß\n"] for n in range(6)}
+    disclose(make_release("r", contents={**contents, "site:long": [f"post:{n}" for n in range(1001)]}), partner)
+    for subject in ("site:0", "site:long", "site:1"):
+        record(make_wish(subject))
+    record(make_wish("site:0", kind="reinstatement"))
+    record(make_wish("site:2", kind="deletion", items=('post:"2"',)))
+    planning.plan(budget=BUDGET)
+    Notice.objects.filter(sequence=3).update(withdrawn_at=NOW)
+    notices = read(partner.pk)
+    assert [notice["sequence"] for notice in notices] == [1, 2, 3, 4, 5]
+    assert [set(notice) & {"held", "items_url", "withdrawn_at", "undoes"} for notice in notices] == [
+        {"held"},
+        {"held", "items_url"},
+        {"withdrawn_at"},
+        {"undoes"},
+        {"held"},
+    ]

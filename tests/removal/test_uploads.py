@@ -265,7 +265,7 @@ def test_an_opt_out_of_a_new_subject_does_not_wait_for_the_load(release: Release
 
     def upload() -> None:
         is_kept.wait(30)
-        fill(("site:1", ["a"]), ("site:2", ["a"]), ("site:3", ["a"]))
+        put(1, line("site:1", "a") + line("site:2", "a") + line("site:3", "a"))
 
     def opt_out() -> None:
         try:
