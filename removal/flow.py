@@ -18,6 +18,9 @@ LONGEST_PROBE_WAIT = timedelta(hours=24)
 BURST_SECONDS = 1.0
 # An endpoint that came back is trusted with as many at once as it has answered; above this its window is enough.
 TRUSTED = 100
+# A partner this fast is sent one message at a time; a slower one, as many as fit into its latency.
+FAST_SECONDS = 0.003
+SENDING_SECONDS = 0.0015
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def _wait(failures: int, retry_after: timedelta | None, *, jitter: float) -> tim
     return max(step * (1 + jitter), min(retry_after or timedelta(0), LONGEST_PROBE_WAIT))
 
 
-def senders(latencies: Sequence[float], *, cost: float = 0.003, most: int = 16) -> int:
+def senders(latencies: Sequence[float], *, most: int = 32) -> int:
     """Choose how many messages to have under way, from the last latencies in seconds.
 
     One at a time while the partner answers about as fast as we can send: a second thread would only be in the way. With
@@ -105,4 +108,4 @@ def senders(latencies: Sequence[float], *, cost: float = 0.003, most: int = 16) 
     if not latencies:
         return 1
     middle = sorted(latencies)[len(latencies) // 2]
-    return 1 if middle < cost else min(int(middle / cost) + 1, most)
+    return 1 if middle < FAST_SECONDS else min(int(middle / SENDING_SECONDS) + 1, most)

@@ -15,6 +15,7 @@ from django.db.backends.utils import CursorWrapper
 
 from partners.models import Partner
 from removal import hints
+from removal.crashpoints import crashpoint
 from removal.models import LogEntry, RemovalRequest
 from removal.models.identifiers import new_ulid
 from removal.planning import LOCK as PLANNER_LOCK
@@ -239,6 +240,8 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
             cursor.execute(LOG, {"actor": actor, "public_ids": list(created)})
         cursor.execute(FOUND, {"source": source, "keys": keys})
         found = {key: (public_id, bytes(digest)) for key, public_id, digest in cursor.fetchall()}
+    crashpoint("before_commit")
+    transaction.on_commit(lambda: crashpoint("after_commit"))
     if created:
         # Robust: a broker that is down must not fail the request; the sweep finds the row.
         transaction.on_commit(lambda: hints.hint_planner(), robust=True)

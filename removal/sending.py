@@ -27,7 +27,7 @@ RECORD_AT_ONCE = 50
 RECORD_EVERY_SECONDS = 0.25
 # A try ends this long before its lease does, for the time that recording it takes.
 LEASE_MARGIN_SECONDS = 1.0
-MOST_AT_ONCE = 16
+MOST_AT_ONCE = 32
 # After so many failures in a row, what was claimed beside them is given back. One that took its whole time counts so
 # many by itself.
 MISSES = 3

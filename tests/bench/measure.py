@@ -9,9 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cryptography.fernet import Fernet
 
@@ -54,6 +55,60 @@ def database() -> Iterator[None]:
             cursor.execute("drop database removal_bench with (force)")
         if is_ours:
             del os.environ["DATABASE_URL"]  # a process started after this has a server of its own
+
+
+def database_url() -> str:
+    """Name the benchmark's database for other processes."""
+    from django.db import connection
+
+    database = connection.settings_dict
+    parts = {"dbname": database["NAME"], "user": database["USER"], "password": database["PASSWORD"],
+             "host": database["HOST"], "port": str(database["PORT"])}  # fmt: skip
+    return "postgresql:///?" + "&".join(f"{name}={quote(value)}" for name, value in parts.items() if value)
+
+
+def require_durable() -> str:
+    """Return the server's version. Raises SystemExit if it may lose a commit, since its figures would mean nothing."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            cursor.execute(f"show {setting}")
+            if cursor.fetchone()[0] != "on":
+                raise SystemExit(f"{setting} is not on: take another PostgreSQL, or unset DATABASE_URL.")
+        cursor.execute("show server_version")
+        return f"PostgreSQL {cursor.fetchone()[0]}"
+
+
+def scheme(broker_url: str) -> str:
+    """Say what kind of broker it is, without its password."""
+    return broker_url.partition(":")[0]
+
+
+def broker_that_answers(*candidates: str) -> str:
+    """Return the first broker URL that answers, or an empty string."""
+    import kombu
+
+    for candidate in candidates:
+        with suppress(Exception), kombu.Connection(candidate, connect_timeout=1) as broker:
+            broker.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+            return candidate
+    return ""
+
+
+def delete_queue(broker_url: str, name: str) -> None:
+    """Leave nothing of ours in a broker that others use."""
+    if broker_url.startswith("amqp"):
+        import kombu
+
+        with kombu.Connection(broker_url, connect_timeout=5) as broker:
+            kombu.Queue(name, channel=broker.channel()).delete()
+    elif broker_url.startswith("redis"):
+        import redis
+
+        with redis.Redis.from_url(broker_url) as client:
+            for key in client.scan_iter(f"*{name}"):  # the queue itself, and what kombu notes of it
+                client.delete(key)
 
 
 @contextmanager

@@ -35,6 +35,12 @@ class Installation:
     def start_web(self) -> None:
         self.processes.start_web(port=self.port)
 
+    def is_answering(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/healthz", timeout=2).ok
+        except requests.RequestException:
+            return False
+
     def add_partner(self, slug: str, *options: str, **limits: Any) -> NewPartner:
         """Make a partner, and run its reference receiver."""
         made = make_partner(slug, **limits)
@@ -99,21 +105,32 @@ def empty_broker() -> None:
     assert app.control.purge() > 0, "there was nothing to lose"
 
 
-@contextmanager
-def installation(folder: Path, **environment: str) -> Iterator[Installation]:
-    """Run an installation on the test's database, with a queue of its own, short leases and quick sweeps."""
+def database_url(**instead: str) -> str:
+    """Name the test's database as libpq does; ``instead`` replaces parts of it."""
     database = connection.settings_dict
-    port = free_port()
     parts = {"dbname": database["NAME"], "user": database["USER"], "password": database["PASSWORD"],
-             "host": database["HOST"], "port": str(database["PORT"])}  # fmt: skip
-    url = "postgresql:///?" + "&".join(f"{name}={value}" for name, value in parts.items() if value)
-    environment = {
-        "DATABASE_URL": url,
-        "PUBLIC_URL": f"http://127.0.0.1:{port}",
+             "host": database["HOST"], "port": str(database["PORT"]), **instead}  # fmt: skip
+    return "postgresql:///?" + "&".join(f"{name}={value}" for name, value in parts.items() if value)
+
+
+def environment_of_tests() -> dict[str, str]:
+    """What a process needs to work on the test's database."""
+    return {
+        "DATABASE_URL": database_url(),
         "ALLOWED_HOSTS": "127.0.0.1",
         "PARTNER_ALLOW_HTTP": "1",
         "PARTNER_ALLOWED_NETWORKS": "127.0.0.0/8",
         "BROKER_QUEUE": settings.CELERY_TASK_DEFAULT_QUEUE,
+    }
+
+
+@contextmanager
+def installation(folder: Path, **environment: str) -> Iterator[Installation]:
+    """Run an installation on the test's database, with a queue of its own, short leases and quick sweeps."""
+    port = free_port()
+    environment = {
+        **environment_of_tests(),
+        "PUBLIC_URL": f"http://127.0.0.1:{port}",
         "DELIVERY_DEADLINE_SECONDS": "2",
         "DELIVERY_LEASE_SECONDS": "4",
         "SWEEP_INTERVAL_SECONDS": "1",

@@ -20,30 +20,6 @@ def hand_over(platform: Installation) -> None:
         disclose(release, platform.add_partner(slug).partner)
 
 
-@pytest.mark.parametrize("point", ["after_claim", "after_send"])
-def test_a_worker_killed_around_its_post_loses_nothing(tmp_path: Path, point: str) -> None:
-    marker = tmp_path / "killed"
-    with installation(tmp_path, CRASH_AT=f"{point}:{marker}") as platform:
-        platform.start_web()
-        hand_over(platform)
-        platform.processes.start_worker()
-        for subject in SUBJECTS:
-            platform.opt_out(subject)
-        platform.wait_until_all_answered(notices=10)
-        platform.wait_until(lambda: not Delivery.objects.exclude(state="delivered").exists(), "every message ended")
-        assert marker.exists(), "the worker was never killed"
-        assert platform.witnessed("acme") == platform.witnessed("globex") == [1, 2, 3, 4, 5]
-        platform.assert_promises_hold()
-    lost = Delivery.objects.filter(tries__outcome="abandoned")
-    assert lost.count() >= 1
-    if point == "after_claim":
-        # The partner never saw it: it was sent again, under the same id.
-        assert all(message.attempts >= 2 for message in lost)
-    else:
-        # The partner had it: its answer ended the message, unless a retry was quicker.
-        assert all(message.attempts >= 2 or message.delivered_by == "acknowledged" for message in lost)
-
-
 def test_a_worker_killed_whole_while_a_partner_thinks_loses_nothing(tmp_path: Path) -> None:
     with installation(tmp_path) as platform:
         platform.start_web()

@@ -126,7 +126,7 @@ def test_tokens_are_kept_for_the_rate_of_now() -> None:
 
 @pytest.mark.parametrize(
     ("latencies", "expected"),
-    [([], 1), ([0.0005], 1), ([0.001, 0.002, 9.0], 1), ([0.01] * 5, 4), ([0.05] * 5, 16), ([15.0], 16)],
+    [([], 1), ([0.0005], 1), ([0.001, 0.002, 9.0], 1), ([0.01] * 5, 7), ([0.05] * 5, 32), ([15.0], 32)],
 )
 def test_slow_partners_get_more_connections(latencies: list[float], expected: int) -> None:
     assert senders(latencies) == expected
