@@ -221,8 +221,12 @@ select r.name, r.state, x.subjects, x.items
   from (select m.release_id, count(*) subjects,
                sum(case when t.items is null then m.item_count
                         else (select count(*) from unnest(m.items) i where i = any(t.items)) end)::bigint items
-          from removal_requesttarget t join removal_manifestentry m on m.subject_id = t.subject_id
-         where t.request_id = %(request)s and (t.items is null or m.items && t.items)
+          from removal_requesttarget t
+          -- "offset 0" makes it a look-up by subject, however many targets other requests have
+          cross join lateral (
+              select m.release_id, m.item_count, m.items from removal_manifestentry m
+               where m.subject_id = t.subject_id and (t.items is null or m.items && t.items) offset 0) m
+         where t.request_id = %(request)s
          group by 1) x
   join removal_release r on r.id = x.release_id
  order by r.id

@@ -17,8 +17,8 @@ from removal.transactions import whole_step
 
 log = structlog.get_logger()
 
-# A piece has to be over before an opt-out beside it gets impatient: 0.1 s.
-PIECE = 5_000  # targets of the request
+# A piece has to be over before an opt-out beside it gets impatient: some 30 ms.
+PIECE = 2_000  # targets of the request
 AHEAD_OF_IT = 20_000  # targets of all requests that a piece reads to find them
 
 START = """

@@ -37,10 +37,11 @@ select * from (
         select r.id, r.kind, r.usages, r.release_ids, r.ended_at, m.release_id, m.subject_id, m.items
           from new_request r
           cross join lateral (
+              select subject_id, items from removal_requesttarget where request_id = r.id offset 0) t
+          cross join lateral (
               select m.release_id, m.subject_id, t.items
-                from removal_requesttarget t
-                join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or m.items && t.items)
-               where t.request_id = r.id offset 0) m)
+                from removal_manifestentry m
+               where m.subject_id = t.subject_id and (t.items is null or m.items && t.items) offset 0) m)
     select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, m.items
       from found r
       cross join lateral (select r.release_id, r.subject_id, r.items) m
