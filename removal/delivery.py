@@ -181,34 +181,45 @@ def claim(*, partner_id: int, patient: bool = True, most: int = 100, probing: bo
     for the stream's row; otherwise a stream that is busy yields nothing. Without ``probing``, a partner that seems to
     be down is left alone.
     """
-    lease_ends = time.monotonic() + settings.DELIVERY_LEASE.total_seconds()
+    lease_ends = _lease_end()
     with connection.cursor() as cursor:
         if patient:
             cursor.execute("set local lock_timeout = '2s'")
         stream = _lock_stream(cursor, partner_id, or_skip=not patient)
-        if stream is None or not stream.is_open or (stream.flow.is_open and not probing):
+        if stream is None:
             return Claimed([])
         acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
-        cursor.execute(OPEN, {"stream": partner_id})
-        sending, waiting, suspects = cursor.fetchone()
-        room = flow.room(stream.flow, window=stream.window, rate=stream.rate, sending=sending, now=stream.now)
-        room = min(room, most)
-        messages = _due(cursor, stream, room, resent=False)
-        packed_through = stream.packed_through
-        if not any(one.abandoned for one in messages):
-            places = min(room - len(messages), stream.window - sending - waiting)
-            if suspects < MAX_SUSPECTS and places > 0 and stream.head > packed_through:
-                messages += _fresh(stream, places)
-                packed_through = messages[-1].last
-            messages += _due(cursor, stream, room - len(messages), resent=True, beside=messages)
-        kept = flow.started(stream.flow, len(messages), rate=stream.rate, now=stream.now) if messages else stream.flow
-        _keep(cursor, stream, packed_through=packed_through, kept=kept)
-        if not messages:
-            is_limited = room == 0 and sending < stream.window and not stream.flow.is_open
-            return Claimed([], after=timedelta(seconds=1 / stream.rate) if is_limited else None)
-        signer = signer_for(partner_id=partner_id, now=stream.now)
-        leased = _lease(cursor, stream, messages, signer=signer)
-        crashpoint("before_claim_commit")
+        return _claim(cursor, stream, most=most, probing=probing, lease_ends=lease_ends)
+
+
+def _lease_end() -> float:
+    """Say when a lease ends that is about to be taken: by our clock, from before the database's begins."""
+    return time.monotonic() + settings.DELIVERY_LEASE.total_seconds()
+
+
+def _claim(cursor: CursorWrapper, stream: _Stream, *, most: int, probing: bool, lease_ends: float) -> Claimed:
+    if not stream.is_open or (stream.flow.is_open and not probing):
+        return Claimed([])
+    cursor.execute(OPEN, {"stream": stream.partner_id})
+    sending, waiting, suspects = cursor.fetchone()
+    room = flow.room(stream.flow, window=stream.window, rate=stream.rate, sending=sending, now=stream.now)
+    room = min(room, most)
+    messages = _due(cursor, stream, room, resent=False)
+    packed_through = stream.packed_through
+    if not any(one.abandoned for one in messages):
+        places = min(room - len(messages), stream.window - sending - waiting)
+        if suspects < MAX_SUSPECTS and places > 0 and stream.head > packed_through:
+            messages += _fresh(stream, places)
+            packed_through = messages[-1].last
+        messages += _due(cursor, stream, room - len(messages), resent=True, beside=messages)
+    if not messages:
+        is_limited = room == 0 and sending < stream.window and not stream.flow.is_open
+        return Claimed([], after=timedelta(seconds=1 / stream.rate) if is_limited else None)
+    kept = flow.started(stream.flow, len(messages), rate=stream.rate, now=stream.now)
+    _keep(cursor, stream, packed_through=packed_through, kept=kept)
+    signer = signer_for(partner_id=stream.partner_id, now=stream.now)
+    leased = _lease(cursor, stream, messages, signer=signer)
+    crashpoint("before_claim_commit")
     return Claimed(
         [
             Claim(one.id, one.epoch, one.first, one.last, *leased[one.id], stream.url, one.body, signer, lease_ends)
@@ -391,23 +402,47 @@ def record(results: Sequence[Result], *, partner_id: int, unsent: Collection[Cla
     what its worker saw too late.
     """
     with connection.cursor() as cursor:
-        stream = _lock_stream(cursor, partner_id)
-        if stream is None:
-            return
-        cursor.execute(RECORD, {**_columns(results), "stream": partner_id})
-        states = dict(cursor.fetchall())
-        if any(isinstance(result.outcome, webhook.Delivered) for result in results):
-            cursor.execute(CLOSE_INCIDENTS, [partner_id])
-        for result in results:
-            state = states.get(result.claim.delivery_id)
-            if state is not None:
-                _follow_up(cursor, result, state=state, partner_id=partner_id)
-        if unsent:
-            _give_back(cursor, unsent, partner_id=partner_id)
-        _let_flow(cursor, stream, results)
-        # The partner may have answered by API while we were sending: what failed then is over all the same.
-        acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
+        _record(cursor, results, partner_id=partner_id, unsent=unsent)
         crashpoint("before_record_commit")
+
+
+@whole_step
+def record_and_claim(
+    results: Sequence[Result],
+    *,
+    partner_id: int,
+    unsent: Collection[Claim] = (),
+    most: int = 100,
+    probing: bool = True,
+) -> Claimed:
+    """Do what ``record`` and then what ``claim`` does, in one transaction: a commit costs as much as many messages."""
+    lease_ends = _lease_end()
+    with connection.cursor() as cursor:
+        _record(cursor, results, partner_id=partner_id, unsent=unsent)
+        crashpoint("before_record_commit")
+        stream = _lock_stream(cursor, partner_id)  # anew: an answer may have suspended it
+        if stream is None:
+            return Claimed([])
+        return _claim(cursor, stream, most=most, probing=probing, lease_ends=lease_ends)
+
+
+def _record(cursor: CursorWrapper, results: Sequence[Result], *, partner_id: int, unsent: Collection[Claim]) -> None:
+    stream = _lock_stream(cursor, partner_id)
+    if stream is None:
+        return
+    cursor.execute(RECORD, {**_columns(results), "stream": partner_id})
+    states = dict(cursor.fetchall())
+    if any(isinstance(result.outcome, webhook.Delivered) for result in results):
+        cursor.execute(CLOSE_INCIDENTS, [partner_id])
+    for result in results:
+        state = states.get(result.claim.delivery_id)
+        if state is not None:
+            _follow_up(cursor, result, state=state, partner_id=partner_id)
+    if unsent:
+        _give_back(cursor, unsent, partner_id=partner_id)
+    _let_flow(cursor, stream, results)
+    # The partner may have answered by API while we were sending: what failed then is over all the same.
+    acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
 
 
 def _let_flow(cursor: CursorWrapper, stream: _Stream, results: Sequence[Result]) -> None:

@@ -5,8 +5,7 @@ deletion or recall of the subject or of some of its items. Gone is gone: neither
 that the other names matter for what comes after them.
 """
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -50,7 +49,7 @@ class Restriction:
     removal: int | None
 
 
-# Who is restricted among candidate(key, subject_id); both CTEs are behind it. Looked up one by one ("offset 0").
+# Who is restricted among candidate(key, subject_id); both CTEs are behind it.
 REMOVED = """
 removed as (
     select c.key, c.subject_id, t.items, r.kind rule, r.id request_id, r.public_id
@@ -79,14 +78,20 @@ select key, subject_id, items, rule, null, public_id, request_id from removed wh
 """
 
 
-def of_candidates(*, subjects: Collection[str], usages: Collection[str]) -> dict[str, list[Restriction]]:
-    """Find the subjects that are restricted for ``usages``, each with the reasons, the first that counts first."""
-    restricted: dict[str, list[Restriction]] = {}
+def ask_about(*, keys: str, usages: Collection[str]) -> list[tuple[Any, ...]]:
+    """Ask for what restricts subjects for ``usages``; ``keys`` is a JSON list, quickest when sorted."""
     with connection.cursor() as cursor:
-        cursor.execute(OF_CANDIDATES, {"keys": json.dumps(sorted(subjects)), **_asked(usages)})
-        for key, subject_id, items, *reason in cursor.fetchall():
-            named = None if items is None else frozenset(items)
-            restricted.setdefault(key, []).append(Restriction(subject_id, named, *reason))
+        cursor.execute(OF_CANDIDATES, {"keys": keys, **_asked(usages)})
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+    return found
+
+
+def restrictions(rows: Iterable[tuple[Any, ...]]) -> dict[str, list[Restriction]]:
+    """Put what ``ask_about`` found together: each subject with its reasons, the first that counts first."""
+    restricted: dict[str, list[Restriction]] = {}
+    for key, subject_id, items, *reason in rows:
+        named = None if items is None else frozenset(items)
+        restricted.setdefault(key, []).append(Restriction(subject_id, named, *reason))
     for reasons in restricted.values():
         # A whole subject's removal is the first reason, then what was said, then the removal of items.
         reasons.sort(key=lambda one: (one.items is not None, one.removal is None, one.removal or 0))

@@ -1,22 +1,29 @@
-"""The ways to write a manifest: NDJSON, CSV, or a WordPress export; each as it is, or packed.
+"""The ways to write a manifest: NDJSON, CSV, a WordPress export, or Parquet; each as it is, or packed.
 
     ndjson   {"subject": "site:123", "items": ["post:9", "post:12"]}     a line a subject
     csv      site:123,post:9                                             a line an item, below the header subject,item
     wxr      what is public in one site's export                         removal.wxr
+    parquet  subject: string, items: list<string>                        a row a subject
+             subject: string, item: string                               a row an item
 
 All are read from bytes in pieces of any size, and give entries one by one.
 """
 
 import csv
 import hashlib
+import importlib.util
+import sys
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from subprocess import PIPE, Popen
+from tempfile import TemporaryFile
+from typing import IO
 
 from removal import wxr
-from removal.compression import Packing, unpack
+from removal.compression import FREE_BYTES, MAX_RATIO, CannotUnpack, Packing, unpack
 from removal.ledger import Entry, InvalidManifest
-from removal.manifests import OnFault, check_key, read_ndjson, refuse, split_lines
+from removal.manifests import MAX_LINE_BYTES, OnFault, check_key, read_ndjson, refuse, split_lines
 
 HEADER = ["subject", "item"]
 MAX_ROW_BYTES = 64 * 1024  # two quoted keys and to spare
@@ -31,11 +38,12 @@ class Format(StrEnum):
     NDJSON = "ndjson"
     CSV = "csv"
     WXR = "wxr"
+    PARQUET = "parquet"
 
     @property
     def one_line_each(self) -> bool:
         """Whether all items of a subject stand in one entry."""
-        return self is not Format.CSV
+        return self not in (Format.CSV, Format.PARQUET)
 
 
 MEDIA_TYPES = {
@@ -43,6 +51,7 @@ MEDIA_TYPES = {
     "application/xml": Format.WXR,
     "text/xml": Format.WXR,
     "application/rss+xml": Format.WXR,
+    "application/vnd.apache.parquet": Format.PARQUET,
 }
 SUFFIXES = {
     ".ndjson": Format.NDJSON,
@@ -50,6 +59,7 @@ SUFFIXES = {
     ".csv": Format.CSV,
     ".xml": Format.WXR,
     ".wxr": Format.WXR,
+    ".parquet": Format.PARQUET,
 }
 PACKED_SUFFIXES = {".gz": Packing.GZIP, ".zst": Packing.ZSTD}
 
@@ -102,7 +112,8 @@ def read_manifest(
 ) -> Iterator[Entry]:
     """Read a manifest in any format. A line that cannot be taken is told to ``on_fault``.
 
-    What cannot be read on from raises: CannotUnpack, or InvalidManifest for a file that is something else.
+    What cannot be read on from raises: CannotUnpack, or InvalidManifest for a file that is something else. Raises
+    UnknownFormat where Parquet cannot be read.
     """
     chunks = unpack(chunks, packing)
     match form:
@@ -112,6 +123,8 @@ def read_manifest(
             return read_csv(chunks, on_fault)
         case Format.WXR:
             return read_wxr(chunks)
+        case Format.PARQUET:
+            return read_parquet(chunks, on_fault)
 
 
 # --- CSV (RFC 4180) ---
@@ -199,3 +212,53 @@ def read_wxr(chunks: Iterable[bytes]) -> Iterator[Entry]:
         raise InvalidManifest(error.line, error.reason) from error
     if public:
         yield Entry(1, export.subject, public)
+
+
+# --- Parquet ---
+
+PARQUET_READER = Path(__file__).with_name("parquet.py")
+PIECE_BYTES = 64 * 1024
+
+
+def read_parquet(chunks: Iterable[bytes], on_fault: OnFault = refuse) -> Iterator[Entry]:
+    """Read rows, an entry a row; ``line`` is the row. Raises UnknownFormat at once if pyarrow is not installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UnknownFormat("Parquet is read with pyarrow, which is not installed here: pip install pyarrow.")
+    return read_ndjson(_parquet_as_ndjson(chunks), on_fault)
+
+
+def _parquet_as_ndjson(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Have Parquet written as lines by removal.parquet. Its end, which must be read first, waits in a temporary file.
+
+    Raises CannotUnpack, or InvalidManifest, in place of a last line that may be half of one.
+    """
+    with TemporaryFile() as file, TemporaryFile() as errors:
+        file.writelines(chunks)
+        size = file.tell()
+        file.seek(0)
+        # Not with -m, which would have all of this package's imports too; and the folder of a program is not for
+        # imports (-P), since a name in this one may be that of a library.
+        command = [sys.executable, "-P", str(PARQUET_READER), str(MAX_LINE_BYTES)]
+        with Popen(command, stdin=file, stdout=PIPE, stderr=errors) as reader:
+            try:
+                assert reader.stdout  # noqa: S101 (for mypy: it is a pipe)
+                written = 0
+                while piece := reader.stdout.read(PIECE_BYTES):
+                    written += len(piece)
+                    if written > FREE_BYTES and written > size * MAX_RATIO:
+                        raise CannotUnpack(f"It becomes more than {MAX_RATIO} times larger. Send it as NDJSON.")
+                    yield piece
+                if reader.wait():
+                    raise _why_it_stopped(errors)
+            finally:
+                reader.kill()  # does nothing once it has ended
+
+
+def _why_it_stopped(errors: IO[bytes]) -> Exception:
+    errors.seek(0)
+    last = errors.read().decode(errors="replace").rstrip().rpartition("\n")[2]
+    row, _, reason = last.partition(" ")
+    if row.isdecimal():
+        return InvalidManifest(int(row), reason)
+    # The library itself broke down.
+    return CannotUnpack("It cannot be read as Parquet. Write it anew, or send it as NDJSON.")

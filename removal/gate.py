@@ -10,10 +10,11 @@ Memory stays flat: a block of lines is held at a time, and each is asked about i
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from threading import Barrier
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import msgspec
@@ -30,6 +31,7 @@ from removal.transactions import whole_step
 log = structlog.get_logger()
 
 BLOCK_BYTES = 2 * 1024 * 1024  # some 10,000 lines
+ASKED_AT_ONCE = 2  # blocks, each over a connection of its own
 FIELDS = ("subject", "items", "container_state")
 
 T = TypeVar("T")
@@ -66,6 +68,7 @@ class _Block:
 
     last_line: int
     lines: Sequence[bytes]
+    keys: str  # of the subjects, for the database
     subjects: Sequence[str]
     states: Sequence[str]
     item_count: int
@@ -134,21 +137,30 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
         yield number, last.split(b"\n")
 
 
-def _one_behind(work: Callable[[T], U], arguments: Iterator[T]) -> Iterator[U]:
-    """Do the work on each argument on a thread beside the caller's, who mostly waits for the database."""
-    with ThreadPoolExecutor(1) as worker:
-        before = None
-        for argument in arguments:
-            at_work = worker.submit(work, argument)
-            if before is not None:
-                yield before.result()
-            before = at_work
-        if before is not None:
-            yield before.result()
+def _beside(work: Callable[[T], U], arguments: Iterator[T], *, threads: int = 1) -> Iterator[U]:
+    """Do the work on each argument on threads beside the caller's, as many at a time, and yield in order."""
+
+    def hang_up(together: Barrier) -> None:
+        together.wait()
+        connection.close()  # each thread has one of its own, if it asked the database anything
+
+    with ThreadPoolExecutor(threads) as workers:
+        at_work: deque[Future[U]] = deque()
+        try:
+            for argument in arguments:
+                at_work.append(workers.submit(work, argument))
+                if len(at_work) > threads:
+                    yield at_work.popleft().result()
+            while at_work:
+                yield at_work.popleft().result()
+        finally:
+            together = Barrier(threads)
+            for _ in range(threads):
+                workers.submit(hang_up, together)
 
 
 def _read(candidates: Iterable[bytes]) -> Iterator[_Block]:
-    return _one_behind(lambda block: _read_plain(*block) or _read_any(*block), _blocks(candidates))
+    return _beside(lambda block: _read_plain(*block) or _read_any(*block), _blocks(candidates))
 
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY_BYTES // 4)]  # a character has up to 4 bytes
@@ -173,9 +185,14 @@ def _read_plain(number: int, lines: list[bytes]) -> _Block | None:
     if SUSPECT.search(block) or any(block.count(name) != len(lines) for name in NAMES):
         return None
     try:
-        return _Block(number + len(lines) - 1, lines, *_columns(map(_decode, lines)))
+        return _block(number + len(lines) - 1, lines, *_columns(map(_decode, lines)))
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def _block(last_line: int, lines: list[bytes], subjects: list[str], states: list[str], item_count: int) -> _Block:
+    keys = msgspec.json.encode(sorted(set(subjects))).decode()
+    return _Block(last_line, lines, keys, subjects, states, item_count)
 
 
 def _columns(candidates: Iterable[_Candidate]) -> tuple[list[str], list[str], int]:
@@ -207,7 +224,7 @@ def _read_any(number: int, lines: list[bytes]) -> _Block:
         subjects.append(subject)
         states.append(state)
         item_count += len(items)
-    return _Block(number + len(lines) - 1, [line for _, line in filled], subjects, states, item_count)
+    return _block(number + len(lines) - 1, [line for _, line in filled], subjects, states, item_count)
 
 
 def _read_line(line: bytes) -> tuple[str, list[str], str]:
@@ -245,12 +262,17 @@ class _Judged:
 
 
 def _judge(blocks: Iterator[_Block], *, usages: Sequence[str]) -> Iterator[tuple[int, _Judged]]:
-    """Ask the database about each block, and judge it while the next one is asked about."""
-    asked = ((block, exclusions.of_candidates(subjects=set(block.subjects), usages=usages)) for block in blocks)
-    return _one_behind(lambda answered: (answered[0].last_line, _judge_block(*answered)), asked)
+    """Ask the database about two blocks at a time, and judge each while the next ones are asked about."""
+
+    def ask(block: _Block) -> tuple[_Block, list[tuple[Any, ...]]]:
+        return block, exclusions.ask_about(keys=block.keys, usages=usages)
+
+    answered = _beside(ask, blocks, threads=ASKED_AT_ONCE)
+    return _beside(lambda one: (one[0].last_line, _judge_block(*one)), answered)
 
 
-def _judge_block(block: _Block, restricted: Mapping[str, Sequence[Restriction]]) -> _Judged:
+def _judge_block(block: _Block, found: list[tuple[Any, ...]]) -> _Judged:
+    restricted = exclusions.restrictions(found)
     through = list(block.lines)
     kept_out: list[Exclusion] = []
     excluded_items = 0

@@ -6,6 +6,7 @@ must be younger than the lock, or pairs are lost (docs/decisions/0003-one-planne
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -245,9 +246,10 @@ def plan_round(*, limit: int = 1000) -> Round | None:
     return _run(PLAN_NEW, action="planned", limit=limit)
 
 
-def plan(*, budget: timedelta) -> set[int]:
+def plan(*, budget: timedelta, tell: Callable[[int], None] = lambda partner_id: None) -> set[int]:
     """Plan rounds until nothing is left or ``budget`` is spent; returns the partners whose streams grew.
 
+    ``tell`` is called with each of them after each round: its notices need not wait for the next one.
     Where another planner is at work, waits a moment for it: it may have started before the caller's rows were there.
     """
     end = time.monotonic() + budget.total_seconds()
@@ -264,6 +266,8 @@ def plan(*, budget: timedelta) -> set[int]:
             break
         else:
             grown.update(done.partner_ids)
+            for partner_id in done.partner_ids:
+                tell(partner_id)
     return grown
 
 

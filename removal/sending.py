@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
@@ -19,11 +20,11 @@ from psycopg.errors import LockNotAvailable
 from partners import signing, webhook
 from removal import delivery, flow
 from removal.crashpoints import crashpoint
-from removal.delivery import Claim, Result
+from removal.delivery import Claim, Claimed, Result
 from removal.verdict import judge
 
 # Results are recorded together: so many, or at the latest after this time, since the first of them waits in memory.
-RECORD_AT_ONCE = 50
+RECORD_AT_ONCE = 100
 RECORD_EVERY_SECONDS = 0.25
 # A try ends this long before its lease does, for the time that recording it takes.
 LEASE_MARGIN_SECONDS = 1.0
@@ -41,29 +42,60 @@ def drain(*, partner_id: int, budget: timedelta, patient: bool = True, probing: 
     ``patient`` and ``probing`` are those of ``delivery.claim``.
     """
     end = time.monotonic() + budget.total_seconds()
+    claimed = _claim(partner_id=partner_id, patient=patient, probing=probing)
     with _Sender() as sender:
-        while time.monotonic() < end:
-            try:
-                claimed = delivery.claim(partner_id=partner_id, patient=patient, probing=probing)
-            except OperationalError as error:
-                if isinstance(error.__cause__, LockNotAvailable):
-                    return False  # another drain of this partner has been at it for two seconds; so it is not idle
-                raise
-            if not claimed.claims:
-                if claimed.after is None or claimed.after.total_seconds() > WORTH_WAITING_SECONDS:
-                    return False
-                time.sleep(WORTH_WAITING_SECONDS)
-                continue
+        while claimed.claims:
             crashpoint("after_claim_commit")
-            answered = False
-            for results, unsent in sender.send_all(claimed.claims, end=end):
-                crashpoint("after_response")
-                delivery.record(results, partner_id=partner_id, unsent=unsent)
-                crashpoint("after_record_commit")
-                answered |= any(not isinstance(result.outcome, webhook.Unreachable) for result in results)
-            if not answered:
-                return False  # it is down, or hangs: it holds this worker for one deadline, no more
-    return True
+            following = _send_and_record(sender, claimed, partner_id=partner_id, probing=probing, end=end)
+            if following is None:
+                return time.monotonic() >= end
+            claimed = following
+            while not claimed.claims and claimed.after and claimed.after.total_seconds() <= WORTH_WAITING_SECONDS:
+                time.sleep(WORTH_WAITING_SECONDS)
+                if time.monotonic() >= end:
+                    return True
+                claimed = _claim(partner_id=partner_id, patient=patient, probing=probing)
+    return False
+
+
+def _claim(*, partner_id: int, patient: bool, probing: bool) -> Claimed:
+    try:
+        return delivery.claim(partner_id=partner_id, patient=patient, probing=probing)
+    except OperationalError as error:
+        if isinstance(error.__cause__, LockNotAvailable):
+            return Claimed([])  # another drain of this partner has been at it for two seconds; so it is not idle
+        raise
+
+
+def _send_and_record(
+    sender: "_Sender", claimed: Claimed, *, partner_id: int, probing: bool, end: float
+) -> Claimed | None:
+    """Send what was claimed, and claim what is next with the last results; None where the drain is to end.
+
+    It ends when its time is over, and when the partner is down or hangs: that holds a worker for one deadline, no more.
+    """
+    answered = False
+    for done in sender.send_all(claimed.claims, end=end):
+        crashpoint("after_response")
+        answered |= any(not isinstance(result.outcome, webhook.Unreachable) for result in done.results)
+        if done.is_last and answered and time.monotonic() < end:
+            following = delivery.record_and_claim(
+                done.results, unsent=done.unsent, partner_id=partner_id, probing=probing
+            )
+            crashpoint("after_record_commit")
+            return following
+        delivery.record(done.results, unsent=done.unsent, partner_id=partner_id)
+        crashpoint("after_record_commit")
+    return None
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What has come in since the last time, what was given up unsent, and whether that is all of a claim."""
+
+    results: Sequence[Result]
+    unsent: Sequence[Claim]
+    is_last: bool
 
 
 class _Sender:
@@ -87,7 +119,7 @@ class _Sender:
         self.pool.shutdown()
         self.line.close()
 
-    def send_all(self, claims: Sequence[Claim], *, end: float) -> Iterator[tuple[list[Result], list[Claim]]]:
+    def send_all(self, claims: Sequence[Claim], *, end: float) -> Iterator[_Done]:
         """Send claims, and yield results as they come in, with the claims that were given up unsent.
 
         Nothing new is started after ``end`` (by time.monotonic()), or when the partner seems to be down.
@@ -104,8 +136,9 @@ class _Sender:
             done += results
             unsent = self._give_up(queue, end=end)
             waited = time.monotonic() - first_done > RECORD_EVERY_SECONDS
-            if unsent or (done and (len(done) >= RECORD_AT_ONCE or waited or (not queue and not under_way))):
-                yield done, unsent
+            is_last = not queue and not under_way
+            if is_last or unsent or len(done) >= RECORD_AT_ONCE or (done and waited):
+                yield _Done(done, unsent, is_last)
                 done = []
 
     def _step(self, queue: deque[Claim], under_way: set[Future[Result]]) -> tuple[list[Result], set[Future[Result]]]:

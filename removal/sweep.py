@@ -4,12 +4,15 @@ Every worker process runs this on a timer: it frees the messages of dead workers
 then checks that the planner missed nothing.
 """
 
+import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -24,6 +27,19 @@ AT_ONCE = 4
 # Of these, so many may be partners that seem to be down: a probe of one that hangs takes its whole deadline.
 PROBES_AT_ONCE = 2
 
+BEAT = """
+insert into removal_heartbeat (process, swept_at, reconciled_at, missed_notices)
+values (%(process)s, clock_timestamp(), case when %(has_reconciled)s then clock_timestamp() end, %(missed)s)
+    on conflict (process) do update
+   set swept_at = excluded.swept_at,
+       reconciled_at = coalesce(excluded.reconciled_at, removal_heartbeat.reconciled_at),
+       missed_notices = removal_heartbeat.missed_notices + excluded.missed_notices
+"""
+# The rows of processes that are gone; but what one of them has found must not go unseen.
+FORGET = """
+delete from removal_heartbeat where swept_at < clock_timestamp() - %(quiet)s - interval '1 hour' and missed_notices = 0
+"""
+
 
 class Sweeper:
     """One process's timer. ``run`` returns only when ``stop`` is called."""
@@ -36,6 +52,8 @@ class Sweeper:
         self.draining: dict[int, Future[None]] = {}
         self.probing: set[int] = set()
         self.stopping = threading.Event()
+        self.process = f"{socket.gethostname()}:{os.getpid()}"
+        self.found: planning.Round | None = None  # by a reconcile that is not on record yet
 
     def run(self) -> None:
         # Jitter: many processes that started together must not look together.
@@ -51,8 +69,8 @@ class Sweeper:
         steps: list[Callable[[], object]] = [delivery.reap, self._plan, self._send, self._match_large]
         if time.monotonic() >= self.reconcile_at:
             self.reconcile_at = time.monotonic() + self.reconcile_interval.total_seconds()
-            steps.append(planning.reconcile)
-        for step in steps:
+            steps.append(self._reconcile)
+        for step in (*steps, self._beat):
             try:
                 step()
             except Exception as error:  # noqa: BLE001
@@ -66,6 +84,23 @@ class Sweeper:
 
     def _match_large(self) -> None:
         large.advance(budget=self.interval)
+
+    def _reconcile(self) -> None:
+        self.found = planning.reconcile()
+
+    def _beat(self) -> None:
+        """Leave word of this turn: what watches the service sees by it that somebody is at work."""
+        found: dict[str, Any] = {
+            "process": self.process,
+            "has_reconciled": self.found is not None,
+            "missed": self.found.notices if self.found else 0,
+            "quiet": self.reconcile_interval,
+        }
+        with connection.cursor() as cursor:
+            cursor.execute(BEAT, found)
+            if self.found:
+                cursor.execute(FORGET, found)
+        self.found = None
 
     def _send(self) -> None:
         self.draining = {partner: future for partner, future in self.draining.items() if not future.done()}

@@ -9,8 +9,7 @@ from removal import hints, large, planning, sending
 @shared_task(name="removal.tasks.plan", ignore_result=True)
 def plan(**_newer: object) -> None:
     """Match what is new, and hint at each stream that grew."""
-    for partner_id in planning.plan(budget=settings.DRAIN_BUDGET):
-        hints.hint_stream(partner_id=partner_id)
+    planning.plan(budget=settings.DRAIN_BUDGET, tell=lambda partner_id: hints.hint_stream(partner_id=partner_id))
     # Only now, since it may take long: what was planned above is on its way by then.
     for partner_id in large.advance(budget=settings.DRAIN_BUDGET):
         hints.hint_stream(partner_id=partner_id)
@@ -21,3 +20,8 @@ def drain_stream(*, partner_id: int, **_newer: object) -> None:
     """Send what one partner is due, unless it seems to be down: that is for the sweep to find out."""
     if sending.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, probing=False):
         hints.hint_stream(partner_id=partner_id)
+
+
+@shared_task(name="removal.tasks.pulse", ignore_result=True)
+def pulse(**_newer: object) -> None:
+    """Show that this worker takes what the broker has; see removal.watchdog."""

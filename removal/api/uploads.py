@@ -19,11 +19,12 @@ BODY: dict[str, Any] = {
         "required": True,
         "description": "Of any length; Content-Encoding gzip or zstd is unpacked. NDJSON: a line of at most 64 MiB a "
         "subject. CSV: a row an item below the header `subject,item`. XML: a WordPress export, of which what is public "
-        "is taken.",
+        "is taken. Parquet, where it is installed: `subject: string` and `items: list<string>`, or `item: string`.",
         "content": {
             NDJSON: {"schema": {"$ref": "#/components/schemas/ManifestLine"}},
             "text/csv": {"schema": {"type": "string"}},
             "application/xml": {"schema": {"type": "string"}},
+            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }

@@ -100,4 +100,5 @@ urlpatterns = [
     path("", api.urls),
     path("healthz", wellknown.healthz),
     path("readyz", wellknown.readyz),
+    path("metrics", wellknown.show_metrics),
 ]

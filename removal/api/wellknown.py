@@ -1,4 +1,6 @@
-"""What anyone may ask: our public keys, and whether this process can work."""
+"""What anyone may ask: our public keys, and whether this process can work; and numbers for who watches it."""
+
+from secrets import compare_digest
 
 from django.conf import settings
 from django.db import Error, connection
@@ -10,6 +12,7 @@ from ninja import Router
 from partners import keys
 from partners.models import Secret
 from partners.signing import Ed25519PrivateKey
+from removal import metrics
 from removal.api import schemas
 
 router = Router(tags=["public"])
@@ -51,3 +54,15 @@ def readyz(request: HttpRequest) -> JsonResponse:
     if is_behind:
         return JsonResponse({"status": "unavailable", "reason": "migrations_pending"}, status=503)
     return JsonResponse({"status": "ready"})
+
+
+def show_metrics(request: HttpRequest) -> HttpResponse:
+    """Show the service's numbers to a monitoring system, which must show METRICS_TOKEN if there is one."""
+    token = settings.METRICS_TOKEN
+    if token and not compare_digest(request.headers.get("Authorization", "").encode(), f"Bearer {token}".encode()):
+        return HttpResponse("unauthorized\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
+    try:
+        # Who our partners are is not for everybody.
+        return HttpResponse(metrics.read(with_partners=bool(token)), metrics.CONTENT_TYPE)
+    except Error:
+        return HttpResponse("database_unreachable\n", "text/plain", 503)

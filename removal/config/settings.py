@@ -70,7 +70,10 @@ if not DATABASE_URL:
 
 
 # The planner's lock works only where each statement sees what was committed before it (design §6).
-SESSION_OPTIONS = r"-c default_transaction_isolation=read\ committed -c idle_in_transaction_session_timeout=60s"
+# Statements here are many and short: to compile one (JIT) costs a planner's round more than it can give.
+SESSION_OPTIONS = (
+    r"-c default_transaction_isolation=read\ committed -c idle_in_transaction_session_timeout=60s -c jit=off"
+)
 
 
 def database(url: str) -> dict[str, Any]:
@@ -145,10 +148,17 @@ DRAIN_BUDGET = timedelta(seconds=20)
 # How often each worker process looks for work by itself (with jitter), and how often for missed pairs.
 SWEEP_INTERVAL = timedelta(seconds=env_number("SWEEP_INTERVAL_SECONDS", 2))
 RECONCILE_INTERVAL = timedelta(seconds=env_number("RECONCILE_INTERVAL_SECONDS", 60))
+# A worker that took nothing from a broker that is up ends after this long (0: never); how often each of its processes
+# gives it something to take.
+WATCHDOG = timedelta(seconds=env_number("WATCHDOG_SECONDS", 300, least=0))
+PULSE_INTERVAL = timedelta(seconds=env_number("PULSE_INTERVAL_SECONDS", 30))
 # How far ahead of ours a platform's clock may run before its times count as future.
 CLOCK_SKEW = timedelta(minutes=5)
 # The partner's clock: from the moment a notice is planned (design §5).
 NOTICE_RESPOND_WITHIN = timedelta(days=env_number("NOTICE_RESPOND_WITHIN_DAYS", 30))
+
+# Who reads /metrics shows this; without it everybody may, but partners are not named there.
+METRICS_TOKEN = env("METRICS_TOKEN")
 
 # What holds for a subject of whom nobody has said anything (removal/preferences.py).
 DEFAULT_PREFERENCE = env("DEFAULT_PREFERENCE", "allow")
@@ -215,7 +225,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # bytes; larger bodies get 413, excep
 if PUBLIC_URL.startswith("https://"):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked from inside, past the proxy
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked from inside, past the proxy
     SECURE_HSTS_SECONDS = 31536000
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
@@ -246,6 +256,7 @@ CELERY_TASK_PUBLISH_RETRY = False
 CELERY_TASK_SOFT_TIME_LIMIT = 60  # seconds; a backstop only: the client's deadline and the drain's budget end before
 CELERY_TASK_TIME_LIMIT = 90
 CELERY_TASK_DEFAULT_QUEUE = env("BROKER_QUEUE", "removal")  # another one where two installations share a broker
+CELERY_WORKER_CONSUMER = "removal.config.broker:CarefulConsumer"  # no message can end a worker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 20
@@ -266,9 +277,10 @@ if BROKER_URL.startswith("filesystem:"):
         "data_folder_in": str(VAR / "broker" / "queue"),
         "data_folder_out": str(VAR / "broker" / "queue"),
         "control_folder": str(VAR / "broker" / "control"),
-        "polling_interval": 0.1,  # seconds; kombu's own is 1
+        "polling_interval": 0.02,  # seconds; a hint waits half of it. An idle worker spends 1 % of a core on looking
     }
 elif BROKER_URL.startswith("redis"):
+    CELERY_WORKER_DISABLE_PREFETCH = True  # a hint behind one partner's long drain is for a worker that is idle
     CELERY_BROKER_TRANSPORT_OPTIONS = {
         "socket_timeout": 1,  # the publisher's; removal.config.celery raises it for workers
         "socket_connect_timeout": 1,

@@ -123,5 +123,15 @@ class Migration(migrations.Migration):
             name='stream',
             field=models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='notices', to='removal.stream'),
         ),
+        migrations.AlterField(
+            model_name='attempt',
+            name='delivery',
+            field=models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='tries', to='removal.delivery'),
+        ),
+        migrations.AlterField(
+            model_name='deliverybody',
+            name='delivery',
+            field=models.OneToOneField(db_constraint=False, on_delete=django.db.models.deletion.PROTECT, primary_key=True, related_name='body', serialize=False, to='removal.delivery'),
+        ),
         migrations.RunSQL(GUARD, migrations.RunSQL.noop),
     ]

@@ -28,7 +28,9 @@ class Stream(models.Model):
     allowance = models.PositiveIntegerField(
         null=True, blank=True, help_text="Just back from being down: how many messages may be on their way at once."
     )
-    tokens = models.FloatField(db_default=10000, help_text="Messages that could start at once at tokens_at, by the rate.")
+    tokens = models.FloatField(
+        db_default=10000, help_text="Messages that could start at once at tokens_at, by the rate."
+    )
     tokens_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -175,6 +177,7 @@ class Delivery(models.Model):
             Index(fields=["stream", "due_at", "id"], name="delivery_again", condition=Q(state="waiting", resent=True)),
             Index(fields=["lease_until"], name="delivery_leased", condition=Q(state="sending")),
             Index(fields=["stream", "epoch", "first_sequence"], name="delivery_range", condition=~Q(state="split")),
+            Index(fields=["stream"], name="delivery_quarantined", condition=Q(state="quarantined")),
             Index(fields=["stream", "delivered_at"], name="delivery_done", condition=Q(state="delivered")),
         ]
 
@@ -188,9 +191,14 @@ class Delivery(models.Model):
 
 
 class DeliveryBody(models.Model):
-    """The exact bytes of a message, written at its first claim and never changed: retries and the desk read them."""
+    """The exact bytes of a message, written at its first claim and never changed: retries and the desk read them.
 
-    delivery = models.OneToOneField(Delivery, models.PROTECT, primary_key=True, related_name="body")
+    Written, like an attempt, in the step that writes its delivery, which is never deleted: no foreign-key check.
+    """
+
+    delivery = models.OneToOneField(
+        Delivery, models.PROTECT, primary_key=True, related_name="body", db_constraint=False
+    )
     body = models.BinaryField()
 
     class Meta:
@@ -210,7 +218,7 @@ class Attempt(models.Model):
         ABANDONED = "abandoned", "abandoned"  # its lease ran out: whether it arrived is unknown
         UNSENT = "unsent", "unsent"  # given back before a byte of it left
 
-    delivery = models.ForeignKey(Delivery, models.PROTECT, related_name="tries", db_index=False)
+    delivery = models.ForeignKey(Delivery, models.PROTECT, related_name="tries", db_index=False, db_constraint=False)
     number = models.PositiveIntegerField(help_text="The fence of its claim.")
     url = models.CharField("URL", max_length=2000)
     key_ids = ArrayField(models.TextField())

@@ -2,8 +2,11 @@
 
 import gzip
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -28,12 +31,21 @@ EXPORT = b"""<?xml version="1.0" encoding="UTF-8" ?>
 <wp:post_type>post</wp:post_type><wp:post_password></wp:post_password></item>
 </channel></rss>
 """
+
+
+def parquet() -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"subject": ["site:blog.example"], "items": [["post:7"]]}), sink)
+    return sink.getvalue()
+
+
 BODIES = {
     Format.NDJSON: b'{"subject": "site:blog.example", "items": ["post:7"]}\n',
     Format.CSV: b"subject,item\r\nsite:blog.example,post:7\r\n",
     Format.WXR: EXPORT,
+    Format.PARQUET: parquet(),
 }
-LINES = {Format.NDJSON: 1, Format.CSV: 2, Format.WXR: 1}
+LINES = {Format.NDJSON: 1, Format.CSV: 2, Format.WXR: 1, Format.PARQUET: 1}
 PACK: dict[Packing, Callable[[bytes], bytes]] = {
     Packing.NONE: bytes,
     Packing.GZIP: gzip.compress,
@@ -142,7 +154,7 @@ def test_the_name_of_a_file_says_what_it_is(name: str, form: Format, packing: Pa
 
 @pytest.mark.parametrize("name", ["manifest", "m.txt", "m.gz", ".csv"])
 def test_a_file_with_another_name_is_not_guessed_at(name: str) -> None:
-    with pytest.raises(UnknownFormat, match="Choose one of: ndjson, csv, wxr"):
+    with pytest.raises(UnknownFormat, match="Choose one of: ndjson, csv, wxr, parquet"):
         formats.format_of_file(name)
 
 

@@ -150,14 +150,14 @@ def test_what_was_withdrawn_or_undone_passes_again() -> None:
     assert sift(release, line("site:1"), line("site:2"))[2].excluded == 0
 
 
-def test_an_opt_out_counts_a_block_or_two_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opt_out_counts_a_few_blocks_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "BLOCK_BYTES", 1)
 
     def opt_out(lines: int) -> None:
         if lines == 1:
             record(make_wish("site:1"))
 
-    allowed, _, done = sift(start_release(), *[line("site:1")] * 4, progress=opt_out)
+    allowed, _, done = sift(start_release(), *[line("site:1")] * 12, progress=opt_out)
     assert done.excluded >= 1
     assert allowed == line("site:1") * done.allowed
 
@@ -276,7 +276,8 @@ def test_a_line_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def terminate_this_connection() -> None:
-    """End the backend of the test's own connection, from another one."""
+    """End the backend of this thread's own connection, from another one."""
+    connection.ensure_connection()
     pid = connection.connection.info.backend_pid
 
     def terminate() -> None:
@@ -292,29 +293,34 @@ def test_a_database_that_goes_away_releases_nothing(
     run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    of_candidates = exclusions.of_candidates
+    ask_about = exclusions.ask_about
 
     def end_at_the_second(**said: Any) -> Any:
         asked.append(said)
         if len(asked) == 2:
             terminate_this_connection()
-        return of_candidates(**said)
+        return ask_about(**said)
 
-    monkeypatch.setattr(exclusions, "of_candidates", end_at_the_second)
+    monkeypatch.setattr(exclusions, "ask_about", end_at_the_second)
     with pytest.raises(CommandError, match=r"^The database cannot answer"):
         run(line("site:1") * 60_000)
     connection.close()
     assert files(tmp_path) == UNTOUCHED
 
 
-def test_a_query_that_takes_too_long_releases_nothing(run: Callable[..., None], tmp_path: Path) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("set statement_timeout = 1")
-    try:
-        with pytest.raises(CommandError, match=r"^The database cannot answer"):
-            run(b"".join(line(f"site:{n}") for n in range(20_000)))
-    finally:
-        connection.close()
+def test_a_query_that_takes_too_long_releases_nothing(
+    run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_about = exclusions.ask_about
+
+    def ask_in_a_hurry(**said: Any) -> Any:
+        with connection.cursor() as cursor:  # this thread's
+            cursor.execute("set statement_timeout = 1")
+        return ask_about(**said)
+
+    monkeypatch.setattr(exclusions, "ask_about", ask_in_a_hurry)
+    with pytest.raises(CommandError, match=r"^The database cannot answer"):
+        run(b"".join(line(f"site:{n}") for n in range(20_000)))
     assert files(tmp_path) == UNTOUCHED
 
 

@@ -1,7 +1,8 @@
 """Who prevails, in one rule and two forms; and how what subjects allow is recorded."""
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, product
 
@@ -31,6 +32,10 @@ from tests.factories import make_wish, record
 pytestmark = pytest.mark.django_db
 
 OLD = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def restricted(subjects: Collection[str], usages: Collection[str]) -> dict[str, list[exclusions.Restriction]]:
+    return exclusions.restrictions(exclusions.ask_about(keys=json.dumps(sorted(subjects)), usages=usages))
 
 
 def in_force(*said: tuple[str, str, str]) -> list[InForce]:
@@ -157,7 +162,7 @@ def test_one_subject_and_a_set_of_them_are_judged_alike(
         key: decide(container_state="public", usages=usages, in_force=said, default=default)
         for key, said in known.items()
     }
-    together = exclusions.of_candidates(subjects=known, usages=usages)
+    together = restricted(known, usages)
 
     assert {key: [(one.rule, one.preference) for one in reasons] for key, reasons in together.items()} == {
         key: [(decided.rule, decided.preference)] for key, decided in alone.items() if decided.value == "disallow"
@@ -167,7 +172,7 @@ def test_one_subject_and_a_set_of_them_are_judged_alike(
 
 def test_what_has_ended_says_nothing() -> None:
     say(Choice("site:1", "all", "disallow", "gpc"), Choice("site:1", "all", "allow", "gpc"))
-    assert exclusions.of_candidates(subjects=["site:1"], usages=["all"]) == {}
+    assert restricted(["site:1"], ["all"]) == {}
 
 
 # --- what is said ---
@@ -274,7 +279,7 @@ def test_a_reinstatement_ends_it_and_then_all_is_open_again() -> None:
 def test_what_others_say_does_not_touch_an_opt_out() -> None:
     record(make_wish("site:1"))
     assert say(Choice("site:1", "all", "allow", "registry")) == ["created"]
-    [restriction] = exclusions.of_candidates(subjects=["site:1"], usages=["search"])["site:1"]
+    [restriction] = restricted(["site:1"], ["search"])["site:1"]
     assert restriction.rule == "explicit"
 
 
@@ -316,7 +321,7 @@ def test_all_that_stands_about_a_subject_can_be_asked() -> None:
 def test_a_withdrawn_opt_out_says_nothing_any_more() -> None:
     request = record(make_wish("site:1"))
     intake.withdraw_request(source="blogs", actor="test", public_id=request.public_id)
-    assert exclusions.of_candidates(subjects=["site:1"], usages=["all"]) == {}
+    assert restricted(["site:1"], ["all"]) == {}
 
 
 def withdraw(request: RemovalRequest) -> None:
@@ -345,7 +350,7 @@ def test_withdrawing_an_opt_out_restores_what_it_took_the_place_of(value: str) -
     assert restored.source == "explicit"
     logged = LogEntry.objects.get(action="request_withdrawn")
     assert logged.about["restored"] == [{"preference": restored.pk, "as_in": said.pk}]
-    kept_out = exclusions.of_candidates(subjects=["site:1"], usages=["search"])
+    kept_out = restricted(["site:1"], ["search"])
     assert [one.preference for one in kept_out.get("site:1", [])] == ([restored.pk] if value == "disallow" else [])
 
 

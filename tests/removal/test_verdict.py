@@ -25,7 +25,10 @@ def unreachable(reason: Reason) -> Unreachable:
     [
         (Delivered(status=204, answer=b"", latency=QUICK), 5, Verdict("delivered", is_answer=True)),
         *((refused(status), 2, Verdict("split", is_answer=True)) for status in (400, 413, 422)),
-        *((refused(status), 1, Verdict("waiting", FIRST_DELAY, suspect=True, is_answer=True)) for status in (400, 413, 422)),
+        *(
+            (refused(status), 1, Verdict("waiting", FIRST_DELAY, suspect=True, is_answer=True))
+            for status in (400, 413, 422)
+        ),
         *((refused(status), 2, Verdict("waiting", FIRST_DELAY)) for status in (408, 425, 429, 500, 503, 599)),
         *(
             (refused(status), 2, Verdict("waiting", FIRST_DELAY, incident=f"http_{status}"))

@@ -25,8 +25,8 @@ PROGRESS_SECONDS = 0.2
 
 class Command(BaseCommand):
     help = (
-        "Take a file as the manifest of a release, or as a part of it: NDJSON, CSV or a WordPress export, as it is or "
-        "packed with gzip (.gz) or Zstandard (.zst). Broken lines are listed, and then nothing is loaded."
+        "Take a file as the manifest of a release, or as a part of it: NDJSON, CSV, a WordPress export or Parquet, as "
+        "it is or packed with gzip (.gz) or Zstandard (.zst). Broken lines are listed, and then nothing is loaded."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

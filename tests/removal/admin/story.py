@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from partners.admin import ReadOnlyAdmin
 from partners.models import Partner
-from removal import acknowledgement, delivery, planning, sending
+from removal import acknowledgement, planning, sending
 from removal.models import Alarm, Delivery, Disclosure, RemovalRequest
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record

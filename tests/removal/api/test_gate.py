@@ -15,6 +15,8 @@ from tests.removal.api.conftest import NDJSON, Caller, fields_of, lines_of, ndjs
 
 PATH = "/v1/releases/next/gate"
 
+pytestmark = pytest.mark.django_db(transaction=True)
+
 
 def candidate(subject: str, *items: str, state: str = "public") -> dict[str, Any]:
     return {"subject": subject, "items": list(items) or ["post:1"], "container_state": state}
@@ -79,7 +81,7 @@ def test_a_database_that_cannot_answer_is_a_problem(platform: Caller, monkeypatc
     def fail(**_: Any) -> None:
         raise OperationalError
 
-    monkeypatch.setattr(exclusions, "of_candidates", fail)
+    monkeypatch.setattr(exclusions, "ask_about", fail)
     assert problem_of(platform.post_lines(PATH, candidate("site:1")))[:2] == (503, "unavailable")
 
 

@@ -83,7 +83,7 @@ def test_no_more_broken_lines_are_listed_than_asked_for(tmp_path: Path) -> None:
         ("m.ndjson", GOOD * 2, "Line 2: Its subject stands on line 1 already. Join the two lines. Nothing was loaded."),
         ("m.ndjson.gz", gzip.compress(GOOD, mtime=0)[:-3], "Its gzip ends early. Send all of it. Nothing was loaded."),
         ("m.ndjson.gz", gzip.compress(bytes(80 << 20), mtime=0), "more than 200 times larger"),
-        ("m.txt", GOOD, "Its name does not say what it is. Choose one of: ndjson, csv, wxr."),
+        ("m.txt", GOOD, "Its name does not say what it is. Choose one of: ndjson, csv, wxr, parquet."),
         ("m.csv", b"a,b\n", "Line 1: The first line must be: subject,item. Nothing was loaded."),
     ],
 )
