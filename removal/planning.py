@@ -151,6 +151,7 @@ undone as (
       join removal_removalrequest o on o.ended_by_id = r.id
       cross join lateral (select n.stream_id partner_id from removal_notice n where n.request_id = o.id
                           union select x.partner_id from removed x where x.request_id = o.id) w
+     where r.kind = 'reinstatement'
     union
     -- … and again behind a late notice of a wish that it ended
     select e.id, x.partner_id
@@ -165,6 +166,11 @@ told as materialized (
 # Number what is told at the end of each stream, and mark both sides as planned: one transaction, or nothing.
 NUMBER = """
 needed as materialized (select partner_id, count(*) notices from told group by 1),
+-- looked up one by one, or a round would read every request there is
+asked as materialized (
+    select x.request_id, r.kind
+      from (select distinct request_id from told) x
+      cross join lateral (select kind from removal_removalrequest where id = x.request_id offset 0) r),
 -- streams are locked in order of partner, as everywhere
 locked as materialized (
     select s.partner_id, s.head, s.epoch from removal_stream s
@@ -173,12 +179,12 @@ numbered as (
     insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round,
                                 planned_at, respond_by, handling)
     select t.partner_id, l.epoch, l.head + row_number() over (partition by t.partner_id order by t.request_id),
-           t.request_id, r.kind, t.disclosures, t.items, this.round, clock_timestamp(),
-           case r.kind when 'offboarding' then %(offboarded_by)s::timestamptz
+           t.request_id, a.kind, t.disclosures, t.items, this.round, clock_timestamp(),
+           case a.kind when 'offboarding' then %(offboarded_by)s::timestamptz
                        else clock_timestamp() + %(respond_within)s end, 'none'
       from told t
       join locked l on l.partner_id = t.partner_id
-      join removal_removalrequest r on r.id = t.request_id
+      join asked a on a.request_id = t.request_id
       cross join this
     returning 1),
 heads as (
@@ -198,7 +204,7 @@ matched as (
 -- one at this moment, and cannot see the new notice.
 reopened as (
     update removal_removalrequest q set state = 'planned', outcome = '', closed_at = null
-     where q.id in (select request_id from told) and q.id not in (select id from new_request)),
+     where q.id = any(array(select request_id from asked except select id from new_request))),
 marked as (
     insert into removal_planneddisclosure (disclosure_id, round) select n.id, this.round from new_disclosure n, this
     returning 1),

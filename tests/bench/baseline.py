@@ -1,8 +1,8 @@
 """What delivery is compared with: the textbook, one Celery task for each notice.
 
 The task reads its row, writes one for the try, signs, calls ``requests.post``, and ``save()``s what came of it; Celery
-retries it. So it keeps what ours keeps of each try, though with no lease and no fence. Its database connections stay open
-(CELERY_DB_REUSE_MAX), as most installations' do not: without it the figure halves.
+retries it. So it keeps what ours keeps of each try, though with no lease and no fence. Its database connections stay
+open (CELERY_DB_REUSE_MAX), as most installations' do not: without it the figure halves.
 
 ``celery --app tests.bench.baseline worker`` runs it, on the database of DATABASE_URL and the broker of BASELINE_BROKER.
 """
