@@ -30,10 +30,6 @@ from removal.verdict import Verdict
 
 log = structlog.get_logger()
 
-# Reaped messages go again at once: their worker died, not their partner. But one whose workers die again and again
-# waits four times as long each time, and stands aside after the fifth.
-AFTER_REAPING = timedelta(seconds=1)
-TRIES_BEFORE_ASIDE = 5
 # How many messages whose content was refused may stand aside before new ranges wait as well.
 MAX_SUSPECTS = 100
 
@@ -274,15 +270,9 @@ def _fresh(stream: _Stream, places: int) -> list[_Message]:
 
 
 def _pack(stream: _Stream, epoch: int, first: int, last: int, *, max_notices: int) -> list[payload.Message]:
-    notices = payload.read_encoded(stream_id=stream.partner_id, epoch=epoch, first=first, last=last)
-    return payload.pack(
-        notices,
-        first=first,
-        partner=stream.slug,
-        epoch=epoch,
-        head=stream.head,
-        now=stream.now,
-        max_notices=max_notices,
+    envelope = payload.Envelope(stream.slug, epoch, stream.head, stream.now)
+    return payload.read_messages(
+        stream_id=stream.partner_id, first=first, last=last, max_notices=max_notices, envelope=envelope
     )
 
 
@@ -523,79 +513,3 @@ def _columns(results: Sequence[Result]) -> dict[str, list[Any]]:
 def _reason(outcome: webhook.Outcome) -> str:
     """Say for staff why it was not delivered."""
     return "" if isinstance(outcome, webhook.Delivered) else webhook.explain(outcome)
-
-
-# --- recover, and find work without a hint ---
-
-REAP = """
-with lost as materialized (
-    select id, fence, stream_id,
-           case when abandoned + 1 < %(tries)s then 'waiting'
-                when first_sequence < last_sequence then 'split' else 'quarantined' end next
-      from removal_delivery where state = 'sending' and lease_until < clock_timestamp()
-     order by lease_until limit 500 for no key update skip locked),
-freed as (
-    -- The fence grows now, so that a worker that wakes up later has lost already.
-    update removal_delivery d
-       set state = lost.next, fence = d.fence + 1, lease_until = null, abandoned = d.abandoned + 1,
-           due_at = clock_timestamp() + %(soon)s * 4 ^ d.abandoned
-      from lost where d.id = lost.id),
-abandoned as (
-    update removal_attempt a set finished_at = clock_timestamp(), outcome = 'abandoned'
-      from lost where a.delivery_id = lost.id and a.number = lost.fence and a.finished_at is null),
-logged as (
-    insert into removal_logentry (actor, action, about)
-    select 'worker', 'attempt_abandoned', jsonb_build_object(
-               'partner', stream_id, 'delivery', id, 'attempt', fence, 'delivery_state', next)
-      from lost)
-select id, next, stream_id from lost
-"""
-
-
-@whole_step
-def reap() -> int:
-    """Free the messages of workers that are gone; returns how many. Their outcome is marked as unknown.
-
-    One that five workers in a row did not survive is halved; a single notice is quarantined, and needs a person.
-    """
-    with connection.cursor() as cursor:
-        parameters: dict[str, Any] = {"soon": AFTER_REAPING, "tries": TRIES_BEFORE_ASIDE}
-        cursor.execute(REAP, parameters)
-        lost = cursor.fetchall()
-        for delivery_id, state, partner_id in lost:
-            if state == "split":
-                cursor.execute(SPLIT, {"parent": delivery_id, "left": new_id(), "right": new_id()})
-            elif state == "quarantined":
-                log.error("delivery_kills_workers", partner_id=partner_id, delivery=f"msg_{delivery_id.hex}")
-    return len(lost)
-
-
-DUE_PARTNERS = """
-select s.partner_id, s.probe_at is not null
-  from removal_stream s
-  join partners_partner p on p.id = s.partner_id and p.state = 'live'
-  join partners_endpoint e on e.partner_id = s.partner_id and e.state = 'open'
- where (s.probe_at is null or s.probe_at <= clock_timestamp())
-   and (exists (select from removal_delivery d
-                 where d.stream_id = s.partner_id and d.state = 'waiting' and d.due_at <= clock_timestamp())
-     or s.head > s.packed_through
-    and e."window" > (select count(*) from removal_delivery d
-                       where d.stream_id = s.partner_id
-                         and (d.state = 'sending' or d.state = 'waiting' and not d.resent and not d.suspect)))
- order by s.partner_id
-"""
-
-
-@dataclass(frozen=True)
-class DuePartner:
-    """A partner that is due something; ``is_probe`` where it seems to be down, and one message may find out."""
-
-    partner_id: int
-    is_probe: bool
-
-
-def due_partners() -> list[DuePartner]:
-    """List the partners that are due something now and have room in their window."""
-    with connection.cursor() as cursor:
-        cursor.execute(DUE_PARTNERS)
-        return [DuePartner(*row) for row in cursor.fetchall()]

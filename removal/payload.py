@@ -14,6 +14,7 @@ from django.db import connection
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 MAX_BYTES = 256 * 1024  # of one message
+MAX_NOTICES_BYTES = MAX_BYTES - 1024  # of the notices in it: what is around them takes less than 1 KiB
 MAX_INLINE_ITEMS = 1000  # of one notice; longer lists are fetched from items_url
 MAX_INLINE_BYTES = 64 * 1024  # of one notice, so that a message always holds one
 
@@ -106,7 +107,7 @@ select n.sequence, (select row_to_json(x)::text from (
            select n.sequence, n.kind, r.public_id as request, n.item_count as items_total, r.reason, r.usages,
                   t.key as subject, h.held,
                   to_char(r.received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as received_at,
-                  to_char(n.respond_by at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as respond_by) x)
+                  to_char(n.respond_by at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as respond_by) x) as encoded
   from removal_notice n
   cross join lateral (
       select r.public_id, r.reason, r.usages, r.received_at from removal_removalrequest r
@@ -131,6 +132,14 @@ select n.sequence, (select row_to_json(x)::text from (
    and n.withdrawn_at is null and n.kind <> 'reinstatement' and n.item_count <= %(inline)s
    and h.size <= %(bytes)s
  order by n.sequence
+"""
+
+
+# Runs of them, put together as a message has them.
+RUNS = f"""
+select %(first)s + (sequence - %(first)s) / %(most)s * %(most)s as start, count(*),
+       string_agg(encoded, ',' order by sequence)
+  from ({ENCODED}) x group by 1
 """
 
 
@@ -212,53 +221,74 @@ def items_url(sequence: int) -> str:
     return f"{settings.PUBLIC_URL}/v1/stream/{sequence}/items"
 
 
-class _Envelope(TypedDict):
+@dataclass(frozen=True)
+class Envelope:
+    """What a message says of its stream beside the notices."""
+
     partner: str
     epoch: int
     head: int
     now: datetime
 
 
-def pack(
-    notices: Sequence[bytes], *, first: int, partner: str, epoch: int, head: int, now: datetime, max_notices: int
-) -> list[Message]:
+def read_messages(*, stream_id: int, first: int, last: int, max_notices: int, envelope: Envelope) -> list[Message]:
+    """Read a range of a stream as messages of ``max_notices``, or of fewer where those would be too long."""
+    span = {"stream": stream_id, "epoch": envelope.epoch, "first": first, "last": last}
+    limits = {"inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES, "most": max_notices}
+    with connection.cursor() as cursor:
+        cursor.execute(RUNS, {**span, **limits})
+        runs = {start: (count, text.encode()) for start, count, text in cursor.fetchall()}
+    messages = []
+    for start in range(first, last + 1, max_notices):
+        end = min(start + max_notices - 1, last)
+        count, run = runs.get(start, (0, b""))
+        if count == end - start + 1 and len(run) <= MAX_NOTICES_BYTES:
+            messages.append(_message(run, first=start, last=end, envelope=envelope))
+        else:
+            notices = read_encoded(stream_id=stream_id, epoch=envelope.epoch, first=start, last=end)
+            messages += pack(notices, first=start, max_notices=max_notices, envelope=envelope)
+    return messages
+
+
+def pack(notices: Sequence[bytes], *, first: int, max_notices: int, envelope: Envelope) -> list[Message]:
     """Put the JSON of notices, from number ``first`` on, into as few messages as the limits allow."""
     messages: list[Message] = []
     batch: list[bytes] = []
     size = 0
-    envelope: _Envelope = {"partner": partner, "epoch": epoch, "head": head, "now": now}
+
+    def close() -> None:
+        start = first + sum(message.last - message.first + 1 for message in messages)
+        messages.append(_message(b",".join(batch), first=start, last=start + len(batch) - 1, envelope=envelope))
+
     for notice in notices:
-        # An envelope takes less than 1 KiB.
-        if batch and (len(batch) == max_notices or size + len(notice) > MAX_BYTES - 1024):
-            messages.append(_message(batch, first=first, **envelope))
-            first += len(batch)
+        if batch and (len(batch) == max_notices or size + len(notice) > MAX_NOTICES_BYTES):
+            close()
             batch, size = [], 0
         batch.append(notice)
         size += len(notice) + 1
     if batch:
-        messages.append(_message(batch, first=first, **envelope))
+        close()
     return messages
 
 
-def _message(batch: list[bytes], *, first: int, partner: str, epoch: int, head: int, now: datetime) -> Message:
-    last = first + len(batch) - 1
-    envelope = {
+def _message(notices: bytes, *, first: int, last: int, envelope: Envelope) -> Message:
+    around = {
         "type": "removal.notices",
         "version": "1",
-        "timestamp": as_time(now),
+        "timestamp": as_time(envelope.now),
         "data": {
-            "partner": partner,
-            "epoch": epoch,
+            "partner": envelope.partner,
+            "epoch": envelope.epoch,
             "first": first,
             "last": last,
-            "head": head,
+            "head": envelope.head,
             "acknowledge_url": f"{settings.PUBLIC_URL}/v1/acknowledgements",
             "notices": [],
         },
     }
-    # Each notice was encoded once, to be counted; they go between the brackets of the empty list.
-    opening = _encode(envelope).removesuffix(b"]}}")
-    return Message(first=first, last=last, body=b"%b%b]}}" % (opening, b",".join(batch)))
+    # Each notice is JSON already; they go between the brackets of the empty list.
+    opening = _encode(around).removesuffix(b"]}}")
+    return Message(first=first, last=last, body=b"%b%b]}}" % (opening, notices))
 
 
 def _encode(value: object) -> bytes:

@@ -18,7 +18,7 @@ import structlog
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from removal import delivery, large, planning, sending
+from removal import large, planning, recovery, sending
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do one turn. Sending goes on in the pool when this returns, and no step keeps another from its turn."""
-        steps: list[Callable[[], object]] = [delivery.reap, self._plan, self._send, self._match_large]
+        steps: list[Callable[[], object]] = [recovery.reap, self._plan, self._send, self._match_large]
         if time.monotonic() >= self.reconcile_at:
             self.reconcile_at = time.monotonic() + self.reconcile_interval.total_seconds()
             steps.append(self._reconcile)
@@ -105,7 +105,7 @@ class Sweeper:
     def _send(self) -> None:
         self.draining = {partner: future for partner, future in self.draining.items() if not future.done()}
         self.probing &= self.draining.keys()
-        for due in delivery.due_partners():
+        for due in recovery.due_partners():
             if due.partner_id in self.draining or (due.is_probe and len(self.probing) >= PROBES_AT_ONCE):
                 continue
             if due.is_probe:

@@ -66,7 +66,7 @@ def comes_to_an_end(drain: Callable[[], None], *, rounds: int) -> bool:
     """Run a step in one new process after the other until one lives; False when so many have died."""
     from django.db import connection
 
-    from removal import delivery
+    from removal import recovery
     from removal.models import Delivery
 
     for _ in range(rounds):
@@ -80,7 +80,7 @@ def comes_to_an_end(drain: Callable[[], None], *, rounds: int) -> bool:
             return True
         with connection.cursor() as cursor:
             cursor.execute("update removal_delivery set lease_until = clock_timestamp() where state = 'sending'")
-        delivery.reap()
+        recovery.reap()
         Delivery.objects.filter(state="waiting").update(due_at="2026-01-01T00:00:00Z")
     return False
 

@@ -19,7 +19,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from partners.models import Partner
-from removal import delivery, invariants, planning, sending
+from removal import invariants, planning, recovery, sending
 from removal.models import Attempt, Delivery, RemovalRequest
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.faults import oracle
@@ -65,7 +65,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 def let_leases_end() -> None:
     Delivery.objects.filter(state="sending").update(lease_until=timezone.now() - timedelta(seconds=1))
-    delivery.reap()
+    recovery.reap()
     Delivery.objects.filter(state="waiting").update(due_at=timezone.now())
 
 

@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from partners import keys, signing, webhook
 from partners.models import Endpoint, Partner
-from removal import delivery, planning, sending
+from removal import delivery, planning, recovery, sending
 from removal.acknowledgement import acknowledge
 from removal.models import Attempt, Delivery, Incident, Notice, Stream
 from removal.partnerships import change_endpoint
@@ -157,7 +157,7 @@ def test_gone_suspends_the_endpoint_and_the_notices_stay_owed() -> None:
         partner = owe(receiver, notices=1)
         sending.drain(partner_id=partner.pk, budget=BUDGET)
         make_due(partner)
-        assert delivery.due_partners() == []
+        assert recovery.due_partners() == []
         sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert len(receiver.received) == 1
     assert Endpoint.objects.get(partner=partner).state == "suspended"
@@ -178,7 +178,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing() -> None:
         partner = owe(receiver, notices=1)
         [old] = delivery.claim_due(partner_id=partner.pk)
         Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-        assert delivery.reap() == 1
+        assert recovery.reap() == 1
         with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
             result = sending.send(old, line=line)
         delivery.record([result], partner_id=partner.pk)
@@ -192,7 +192,7 @@ def test_a_paused_partner_is_sent_nothing() -> None:
     with listening() as receiver:
         partner = owe(receiver, notices=1)
         Partner.objects.update(state=Partner.State.PAUSED)
-        assert delivery.due_partners() == []
+        assert recovery.due_partners() == []
         sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert receiver.received == []
     assert Stream.objects.get().packed_through == 0
@@ -259,9 +259,9 @@ def test_a_new_address_is_tried_at_once() -> None:
     with listening(lambda _: Reply(410)) as gone, listening() as receiver:
         partner = owe(gone, notices=1)
         sending.drain(partner_id=partner.pk, budget=BUDGET)
-        assert delivery.due_partners() == []
+        assert recovery.due_partners() == []
         change_endpoint(actor="test", slug=partner.slug, url=receiver.url, now=timezone.now())
-        assert [due.partner_id for due in delivery.due_partners()] == [partner.pk]
+        assert [due.partner_id for due in recovery.due_partners()] == [partner.pk]
         sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert receiver.sequences == [1]
 
@@ -306,11 +306,11 @@ def test_a_partner_that_is_down_is_probed_with_one_message_and_resumes_by_itself
         tried = len(receiver.received)
         assert tried <= 8
         make_due(partner)
-        assert delivery.due_partners() == []  # not before the probe's time
+        assert recovery.due_partners() == []  # not before the probe's time
         assert sending.drain(partner_id=partner.pk, budget=BUDGET) is False
 
         Stream.objects.update(probe_at=timezone.now())
-        [due] = delivery.due_partners()
+        [due] = recovery.due_partners()
         assert due.is_probe
         assert sending.drain(partner_id=partner.pk, budget=BUDGET, probing=False) is False
         assert len(receiver.received) == tried  # a hint does not probe
@@ -352,7 +352,7 @@ def test_a_message_that_kills_five_workers_is_halved_until_the_notice_stands_asi
         for _ in range(5):
             [claim] = delivery.claim_due(partner_id=partner.pk)
             Delivery.objects.filter(pk=claim.delivery_id).update(lease_until=timezone.now() - timedelta(seconds=1))
-            assert delivery.reap() == 1
+            assert recovery.reap() == 1
             make_due(partner)
         assert Delivery.objects.get(pk=claim.delivery_id).state == "split"
         sick, well = Delivery.objects.filter(parent=claim.delivery_id).order_by("first_sequence")
@@ -365,7 +365,7 @@ def test_a_message_that_kills_five_workers_is_halved_until_the_notice_stands_asi
                         delivery.record([sending.send(one, line=line)], partner_id=partner.pk)
             under_way = Delivery.objects.filter(pk=sick.pk, state="sending")
             under_way.update(lease_until=timezone.now() - timedelta(seconds=1))
-            delivery.reap()
+            recovery.reap()
             make_due(partner)
     sick.refresh_from_db()
     assert sick.state == "quarantined"
@@ -377,7 +377,7 @@ def test_a_message_whose_worker_died_is_tried_alone() -> None:
         partner = owe(receiver, notices=3, max_notices=1)
         first = delivery.claim_due(partner_id=partner.pk, most=1)
         Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-        delivery.reap()
+        recovery.reap()
         make_due(partner)
         again = delivery.claim_due(partner_id=partner.pk)
         assert [one.delivery_id for one in again] == [one.delivery_id for one in first]

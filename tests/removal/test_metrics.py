@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from partners.models import Endpoint, Partner
-from removal import delivery, metrics, planning
+from removal import delivery, metrics, planning, recovery
 from removal.models import Delivery, Heartbeat, Incident, LogEntry, Stream
 from removal.sweep import Sweeper
 from tests.factories import disclose, make_partner, make_release, make_wish, record
@@ -99,7 +99,7 @@ def test_messages_are_counted_on_their_whole_way() -> None:
         "removal_unpacked_notices": 1, "removal_sending_messages": 2, "removal_expired_leases": 2,
     }  # fmt: skip
 
-    delivery.reap()
+    recovery.reap()
     assert changed(before) == {"removal_unpacked_notices": 1, "removal_waiting_messages": 2}
 
     Delivery.objects.update(due_at=ago(minutes=1))

@@ -12,12 +12,20 @@ from tests.factories import disclose, make_partner, make_release, make_wish, rec
 
 NOW = datetime(2026, 11, 24, 0, 20, tzinfo=UTC)
 BUDGET = timedelta(seconds=5)
+ENVELOPE = payload.Envelope(partner="acme", epoch=1, head=5000, now=NOW)
 
 
 def read(partner_id: int) -> list[dict[str, Any]]:
     notices = [dict(notice) for notice in payload.read_notices(stream_id=partner_id, epoch=1, first=1, last=100)]
     encoded = payload.read_encoded(stream_id=partner_id, epoch=1, first=1, last=len(notices))
     assert [json.loads(notice) for notice in encoded] == notices  # the short way says the same
+    for most in (1, 2, 100):
+        messages = payload.read_messages(
+            stream_id=partner_id, first=1, last=len(notices), max_notices=most, envelope=ENVELOPE
+        )
+        sent = [notice for message in messages for notice in json.loads(message.body)["data"]["notices"]]
+        assert sent == notices
+        assert all(message.last - message.first < most for message in messages)
     return notices
 
 
@@ -96,7 +104,7 @@ def notices(count: int, *, size: int = 0) -> list[payload.Notice]:
 
 def pack(content: list[payload.Notice], *, max_notices: int = 100) -> list[payload.Message]:
     encoded = [json.dumps(notice, ensure_ascii=False).encode() for notice in content]
-    return payload.pack(encoded, first=5, partner="acme", epoch=1, head=5000, now=NOW, max_notices=max_notices)
+    return payload.pack(encoded, first=5, max_notices=max_notices, envelope=ENVELOPE)
 
 
 def test_messages_hold_at_most_the_partners_number_of_notices() -> None:
@@ -155,3 +163,16 @@ def test_notices_of_every_form_are_sent_in_order() -> None:
         {"undoes"},
         {"held"},
     ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_long_notices_leave_in_shorter_messages() -> None:
+    partner = make_partner().partner
+    disclose(make_release("r", contents={f"site:{n}": ["x" * 15_000 + str(n)] for n in range(30)}), partner)
+    for n in range(30):
+        record(make_wish(f"site:{n}"))
+    planning.plan(budget=BUDGET)
+    assert len(read(partner.pk)) == 30
+    messages = payload.read_messages(stream_id=partner.pk, first=1, last=30, max_notices=100, envelope=ENVELOPE)
+    assert max(len(message.body) for message in messages) <= 256 * 1024
+    assert len(messages) == 2

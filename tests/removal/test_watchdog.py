@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 from removal import watchdog
 from removal.demo.processes import Processes
@@ -81,6 +82,7 @@ def running(folder: Path, **environment: str) -> Iterator[Processes]:
     """Run a worker that has two processes, a pulse a second, and three seconds of patience."""
     environment = {
         **environment_of_tests(),
+        "BROKER_QUEUE": f"{settings.CELERY_TASK_DEFAULT_QUEUE}-watched",  # in which no other test has left hints
         "DELIVERY_DEADLINE_SECONDS": "1",
         "DELIVERY_LEASE_SECONDS": "3",
         "PULSE_INTERVAL_SECONDS": "1",

@@ -122,8 +122,8 @@ def test_a_message_that_we_send_is_as_described(described: dict[str, Any], holde
     disclose(make_release(contents={"site:1": ["post:1"]}), holder.partner)
     record(make_wish("site:1"))
     planning.plan(budget=timedelta(seconds=5))
-    notices = payload.read_encoded(stream_id=holder.partner.pk, epoch=1, first=1, last=1)
-    [message] = payload.pack(notices, first=1, partner="acme", epoch=1, head=1, now=timezone.now(), max_notices=100)
+    envelope = payload.Envelope(partner="acme", epoch=1, head=1, now=timezone.now())
+    [message] = payload.read_messages(stream_id=holder.partner.pk, first=1, last=1, max_notices=100, envelope=envelope)
 
     sent = json.loads(message.body)
 
