@@ -174,8 +174,8 @@ def claim(*, partner_id: int, patient: bool = True, most: int = 100, probing: bo
     """Lease what the partner is due, as far as its window, its rate and its breaker have room.
 
     Due messages come first, then new ranges, then what a person asked for again. ``patient`` waits up to two seconds
-    for the stream's row; otherwise a stream that is busy yields nothing. Without ``probing``, a partner that seems to
-    be down is left alone.
+    for the stream's row; otherwise a stream that is busy yields nothing. Without ``probing``, a partner that has not
+    answered its last try is left alone.
     """
     lease_ends = _lease_end()
     with connection.cursor() as cursor:
@@ -194,7 +194,7 @@ def _lease_end() -> float:
 
 
 def _claim(cursor: CursorWrapper, stream: _Stream, *, most: int, probing: bool, lease_ends: float) -> Claimed:
-    if not stream.is_open or (stream.flow.is_open and not probing):
+    if not stream.is_open or (stream.flow.failures and not probing):
         return Claimed([])
     cursor.execute(OPEN, {"stream": stream.partner_id})
     sending, waiting, suspects = cursor.fetchone()

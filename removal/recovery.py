@@ -62,7 +62,7 @@ def reap() -> int:
 
 
 DUE_PARTNERS = """
-select s.partner_id, s.probe_at is not null
+select s.partner_id, s.failures > 0
   from removal_stream s
   join partners_partner p on p.id = s.partner_id and p.state = 'live'
   join partners_endpoint e on e.partner_id = s.partner_id and e.state = 'open'
@@ -79,7 +79,7 @@ select s.partner_id, s.probe_at is not null
 
 @dataclass(frozen=True)
 class DuePartner:
-    """A partner that is due something; ``is_probe`` where it seems to be down, and one message may find out."""
+    """A partner that is due something; ``is_probe`` where it has not answered its last try, and may keep us waiting."""
 
     partner_id: int
     is_probe: bool

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 # Partners that a sweep sends to at once: one that hangs must not keep the others waiting.
 AT_ONCE = 4
-# Of these, so many may be partners that seem to be down: a probe of one that hangs takes its whole deadline.
+# Of these, so many may be partners that have not answered their last try: one that hangs takes its whole deadline.
 PROBES_AT_ONCE = 2
 
 BEAT = """

@@ -17,7 +17,10 @@ def plan(**_newer: object) -> None:
 
 @shared_task(name="removal.tasks.drain_stream", ignore_result=True)
 def drain_stream(*, partner_id: int, **_newer: object) -> None:
-    """Send what one partner is due, unless it seems to be down: that is for the sweep to find out."""
+    """Send what one partner is due, unless it has not answered its last try: then it is for the sweep to find out.
+
+    A hint comes with each new notice, and a partner that hangs would hold one task after another for its deadline.
+    """
     if sending.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, probing=False):
         hints.hint_stream(partner_id=partner_id)
 
