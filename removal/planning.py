@@ -49,12 +49,16 @@ select * from (
       join (select * from planned_disclosure union all select * from new_disclosure) d on d.release_id = m.release_id
      where {covers}) met
 union all
--- … and new disclosures with the requests planned before
-select r.id, d.id, d.partner_id, m.release_id, m.subject_id, t.items
-  from new_disclosure d
-  join removal_manifestentry m on m.release_id = d.release_id
-  join removal_requesttarget t on t.subject_id = m.subject_id and (t.items is null or m.items && t.items)
-  join planned_request r on r.id = t.request_id
+-- … and new disclosures, where there are any, with the requests planned before
+select r.id, d.id, d.partner_id, m.release_id, m.subject_id, m.items
+  from (select distinct release_id from new_disclosure) l
+  cross join lateral (
+      select m.release_id, m.subject_id, t.items, t.request_id
+        from removal_manifestentry m
+        join removal_requesttarget t on t.subject_id = m.subject_id and (t.items is null or m.items && t.items)
+       where m.release_id = l.release_id offset 0) m
+  join new_disclosure d on d.release_id = m.release_id
+  join planned_request r on r.id = m.request_id
  where {covers}
 """
 
@@ -102,10 +106,10 @@ new_disclosure as materialized (
     select id, release_id, partner_id, usages, disclosed_at from removal_disclosure d
      where not exists (select from removal_planneddisclosure p where p.disclosure_id = d.id)
      order by id limit %(limit)s),
-planned_disclosure as (
+planned_disclosure as not materialized (
     select d.id, d.release_id, d.partner_id, d.usages, d.disclosed_at
       from removal_disclosure d join removal_planneddisclosure p on p.disclosure_id = d.id),
-planned_request as (
+planned_request as not materialized (
     select id, kind, usages, release_ids, partner_id, ended_at, is_matching from removal_removalrequest
      where round is not null and withdrawn_at is null),
 """
