@@ -74,7 +74,9 @@ INVARIANTS = (
         """,
     ),
     # Streams for which some worker should have done something by now: a message long due, or a number that could be
-    # put into one. Not of a partner that is paused, or whose endpoint is suspended.
+    # put into one. Not of a partner that is paused, or whose endpoint is suspended. One that is down is tried with a
+    # message at a time, so the others are late; and what is sent again waits behind all that is new, while some of it
+    # arrives.
     Invariant(
         "no_stream_is_left_standing",
         7,
@@ -85,7 +87,12 @@ INVARIANTS = (
           join partners_endpoint e on e.partner_id = s.partner_id and e.state = 'open'
          where exists (select from removal_delivery d
                         where d.stream_id = s.partner_id and d.state = 'waiting'
-                          and d.due_at < clock_timestamp() - %(long_over)s)
+                          and d.due_at < clock_timestamp() - %(long_over)s
+                          and (s.probe_at is null or s.probe_at < clock_timestamp() - %(long_over)s)
+                          and not (d.resent and exists (
+                              select from removal_attempt a join removal_delivery o on o.id = a.delivery_id
+                               where o.stream_id = s.partner_id and o.resent
+                                 and a.started_at > clock_timestamp() - %(long_over)s)))
             or not exists (select from removal_delivery d
                             where d.stream_id = s.partner_id and d.state in ('waiting', 'sending'))
            and exists (select from removal_notice n

@@ -14,7 +14,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from partners.models import Partner
-from removal import delivery, intake, invariants, planning, sending
+from removal import delivery, intake, invariants, planning, replay, sending
 from removal.acknowledgement import acknowledge
 from removal.models import Delivery, Stream
 from removal.statements import Statement
@@ -463,3 +463,38 @@ def test_the_command_exits_with_1_when_a_promise_is_broken(as_json: bool) -> Non
         assert json.loads(out.getvalue()) == counts
     else:
         assert out.getvalue() == "".join(f"{name}: {count}\n" for name, count in counts.items())
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("probe_minutes_ago", "violations"), [(-5, 0), (1, 0), (11, 1)])
+def test_a_partner_that_is_down_is_left_standing_only_when_nobody_probes_it(
+    probe_minutes_ago: int, violations: int
+) -> None:
+    with listening(lambda _: Reply(503)) as receiver:
+        partner = make_partner("acme", url=receiver.url, max_notices=1).partner
+        disclose(make_release(contents={f"site:{n}": ["post:1"] for n in range(3)}), partner)
+        for n in range(3):
+            record(make_wish(f"site:{n}"))
+        planning.plan(budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+    Delivery.objects.update(due_at=timezone.now() - timedelta(minutes=40))
+    Stream.objects.update(probe_at=timezone.now() - timedelta(minutes=probe_minutes_ago))
+    assert count_violations()["no_stream_is_left_standing"] == violations
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("lease", "violations"), [(timedelta(seconds=60), 0), (timedelta(milliseconds=1), 1)])
+def test_what_is_sent_again_may_wait_while_some_of_it_is_sent(
+    lease: timedelta, violations: int, settings: Settings
+) -> None:
+    with listening() as receiver:
+        partner = make_partner("acme", url=receiver.url, max_notices=1).partner
+        disclose(make_release(contents={f"site:{n}": ["post:1"] for n in range(2)}), partner)
+        for n in range(2):
+            record(make_wish(f"site:{n}"))
+        planning.plan(budget=BUDGET)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+    replay.send_again(actor="test", slug="acme")
+    Delivery.objects.update(due_at=timezone.now() - timedelta(minutes=40))
+    settings.DELIVERY_LEASE = lease  # "long" is ten of them; the attempts of above are older than ten milliseconds
+    assert count_violations()["no_stream_is_left_standing"] == violations

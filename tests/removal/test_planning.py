@@ -1,6 +1,7 @@
 """Requests x ledger -> notices: who is told what, once, in unbroken numbers."""
 
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -8,7 +9,7 @@ from django.db import connection
 from django.utils import timezone
 
 from partners.models import Partner
-from removal import acknowledgement, delivery, planning
+from removal import acknowledgement, delivery, planning, recall
 from removal.models import LogEntry, Notice, RemovalRequest, Stream
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
@@ -192,3 +193,38 @@ def test_a_planner_that_dies_in_the_middle_leaves_nothing() -> None:
     assert Notice.objects.count() == 0
     planning.plan(budget=BUDGET)
     assert Notice.objects.count() == 1
+
+
+def read_of(table: str, plan: dict[str, Any]) -> int:
+    """Count the rows of a table that a plan has read, its sub-plans included."""
+    own = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+    here = own * plan["Actual Loops"] if plan.get("Relation Name") == table else 0
+    return int(here) + sum(read_of(table, part) for part in plan.get("Plans", ()))
+
+
+def test_a_round_reads_no_targets_of_standing_requests() -> None:
+    """However little the database knows of them: an opt-out beside a large recall must not wait (design §6)."""
+    subjects = [f"site:{n}" for n in range(3001)]
+    release = make_release("r", contents={subject: ["post:1"] for subject in subjects})
+    disclose(release, make_partner().partner)
+    with connection.cursor() as cursor:
+        cursor.execute("analyze")
+    recall.record_recall(
+        source="blogs",
+        actor="test",
+        recall=recall.Recall(idempotency_key="r-1", releases=(release.name,)),
+        lines=(recall.Line(n, subject, None) for n, subject in enumerate(subjects[1:], start=1)),
+        now=timezone.now(),
+    )
+    planning.plan(budget=BUDGET)
+    record(make_wish("site:0"))
+    parameters = {
+        "limit": 1000, "large": planning.LARGE, "action": "planned", "respond_within": BUDGET,
+        "offboarded_by": timezone.now(),
+    }  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute("explain (analyze, format json) " + planning.PLAN_NEW, parameters)
+        [[explained]] = cursor.fetchall()
+    [found] = explained
+    assert read_of("removal_requesttarget", found["Plan"]) < 10
+    assert Notice.objects.count() == 2
