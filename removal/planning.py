@@ -158,10 +158,14 @@ undone as (
      where r.kind = 'reinstatement'
     union
     -- … and again behind a late notice of a wish that it ended
-    select e.id, x.partner_id
-      from removed x
-      join removal_removalrequest o on o.id = x.request_id
-      join removal_removalrequest e on e.id = o.ended_by_id and e.round is not null),
+    select w.ended_by, x.partner_id
+      from (select distinct request_id from removed) d
+      cross join lateral (
+          select o.id, e.id ended_by
+            from removal_removalrequest o
+            join removal_removalrequest e on e.id = o.ended_by_id and e.round is not null
+           where o.id = d.request_id offset 0) w
+      join removed x on x.request_id = w.id),
 told as materialized (
     select request_id, partner_id, disclosures, items from removed
     union all select request_id, partner_id, '{{}}', 0 from undone),
