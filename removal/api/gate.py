@@ -9,14 +9,15 @@ from django.http import StreamingHttpResponse
 from ninja import Path, Query, Router
 
 from removal import gate, reports
-from removal.api import bulk, schemas
+from removal.api import bulk, fields
 from removal.api.auth import KeyRequest, PlatformKey, actor
 from removal.api.problems import check_parameters
 from removal.api.streams import NDJSON, PIECE_BYTES, open_body
+from removal.models.ledger import NAME_PATTERN
 
 router = Router(auth=PlatformKey())
 
-ReleaseName = Annotated[str, Path(pattern=schemas.NAME_PATTERN)]
+ReleaseName = Annotated[str, Path(pattern=NAME_PATTERN)]
 DESCRIPTION: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -29,7 +30,7 @@ DESCRIPTION: dict[str, Any] = {
 
 @router.post("/releases/{name}/gate", tags=["ledger"], openapi_extra=DESCRIPTION)
 def sift_candidates(
-    request: KeyRequest, name: ReleaseName, feed: Annotated[schemas.Label | None, Query()] = None
+    request: KeyRequest, name: ReleaseName, feed: Annotated[fields.Label | None, Query()] = None
 ) -> StreamingHttpResponse:
     """Ask which candidates may go into a release: NDJSON in, NDJSON out.
 

@@ -13,7 +13,7 @@ from ninja import Query, Router, Status
 
 from partners.encryption import fernet
 from removal import acknowledgement, reports
-from removal.api import schemas
+from removal.api import answers, fields, schemas
 from removal.api.auth import KeyRequest, PartnerKey, partner_id
 from removal.api.problems import FieldError, Problem, check_parameters, field_errors, invalid_fields
 from removal.api.streams import NDJSON, LengthNeeded, as_ndjson, has_untold_length, open_body
@@ -51,10 +51,10 @@ Lines = Iterable[tuple[int, bytes | None]]
 
 @router.post(
     "/acknowledgements",
-    response=dict.fromkeys((200, 207), schemas.AcknowledgementAnswer),
+    response=dict.fromkeys((200, 207), answers.AcknowledgementAnswer),
     openapi_extra=_ACKNOWLEDGEMENTS,
 )
-def acknowledge(request: KeyRequest) -> Status[schemas.AcknowledgementAnswer]:
+def acknowledge(request: KeyRequest) -> Status[answers.AcknowledgementAnswer]:
     """Say what has become of notices: one object, a list under `acknowledgements`, or NDJSON. Safe to repeat.
 
     Each line is judged by itself: 200 when all stand, 207 when some are in `refused`, 4xx when none could be read.
@@ -69,10 +69,10 @@ def acknowledge(request: KeyRequest) -> Status[schemas.AcknowledgementAnswer]:
     refused += answer.refused
     if not (answer.accepted or answer.unchanged) and all(refusal.code == "unreadable" for refusal in refused):
         raise Problem(400, "unreadable", refused[0].message if refused else "The body is empty. Send one line or more.")
-    said = schemas.AcknowledgementAnswer(
+    said = answers.AcknowledgementAnswer(
         accepted=answer.accepted,
         unchanged=answer.unchanged,
-        refused=[schemas.RefusedLine.model_validate(refusal) for refusal in refused],
+        refused=[answers.RefusedLine.model_validate(refusal) for refusal in refused],
     )
     return Status(207 if refused else 200, said)
 
@@ -143,7 +143,7 @@ def _sequence_of(line: Any) -> int | None:
 )
 def list_items(
     request: KeyRequest,
-    sequence: Annotated[int, InPath(ge=1, le=schemas.MAX_NUMBER)],
+    sequence: Annotated[int, InPath(ge=1, le=fields.MAX_NUMBER)],
     after: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_=-]{1,500}$")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> HttpResponse:

@@ -10,23 +10,24 @@ from ninja import Header, Query, Router, Status
 from ninja import Path as InPath
 
 from removal import intake, ledger, reports
-from removal.api import bulk, schemas
+from removal.api import answers, bulk, fields, schemas
 from removal.api.auth import KeyRequest, PlatformKey, actor
 from removal.api.problems import check_parameters
 from removal.api.streams import NDJSON, open_body
 from removal.models import Release
+from removal.models.ledger import NAME_PATTERN
 
 router = Router(auth=PlatformKey())
 
-PublicId = Annotated[str, InPath(pattern=schemas.PUBLIC_ID_PATTERN)]
-ReleaseName = Annotated[str, InPath(pattern=schemas.NAME_PATTERN)]
-IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", pattern=schemas.IDEMPOTENCY_KEY_PATTERN)]
+PublicId = Annotated[str, InPath(pattern=fields.PUBLIC_ID_PATTERN)]
+ReleaseName = Annotated[str, InPath(pattern=NAME_PATTERN)]
+IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", pattern=fields.IDEMPOTENCY_KEY_PATTERN)]
 
 
-@router.post("/requests", tags=["requests"], response=dict.fromkeys((201, 200), schemas.RecordedRequest))
+@router.post("/requests", tags=["requests"], response=dict.fromkeys((201, 200), answers.RecordedRequest))
 def record_request(
     request: KeyRequest, response: HttpResponse, wish: schemas.NewRequest, idempotency_key: IdempotencyKey
-) -> Status[schemas.RecordedRequest]:
+) -> Status[answers.RecordedRequest]:
     """Record a person's wish. It is durable when this is answered.
 
     Send it again with the same key and body until there is an answer: 201 the first time, 200 with the same answer
@@ -40,7 +41,7 @@ def record_request(
     )
     status_url = f"{settings.PUBLIC_URL}/v1/requests/{recorded.public_id}"
     response["Location"] = status_url
-    answer = schemas.RecordedRequest(id=recorded.public_id, status_url=status_url)
+    answer = answers.RecordedRequest(id=recorded.public_id, status_url=status_url)
     return Status(201 if recorded.created else 200, answer)
 
 
@@ -57,47 +58,47 @@ def record_many_requests(request: KeyRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(bulk.after_the_body(answers), content_type=NDJSON)
 
 
-@router.get("/requests", tags=["requests"], response=schemas.RequestList)
+@router.get("/requests", tags=["requests"], response=answers.RequestList)
 def list_requests(
     request: KeyRequest,
-    subject: Annotated[schemas.Key | None, Query()] = None,
-    state: Annotated[schemas.State | None, Query()] = None,
-    after: Annotated[str | None, Query(pattern=schemas.PUBLIC_ID_PATTERN)] = None,
+    subject: Annotated[fields.Key | None, Query()] = None,
+    state: Annotated[fields.State | None, Query()] = None,
+    after: Annotated[str | None, Query(pattern=fields.PUBLIC_ID_PATTERN)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> schemas.RequestList:
+) -> answers.RequestList:
     """List your requests, oldest first."""
     check_parameters(request, "subject", "state", "after", "limit")
     found = reports.request_lines(
         source=request.auth.source, subject=subject, state=state, after=after or "", limit=limit + 1
     )
-    page = [schemas.RequestSummary.model_validate(line) for line in found[:limit]]
+    page = [answers.RequestSummary.model_validate(line) for line in found[:limit]]
     if len(found) == len(page):
-        return schemas.RequestList(requests=page, next=None)
+        return answers.RequestList(requests=page, next=None)
     query = {"subject": subject, "state": state, "after": page[-1].id, "limit": limit}
     rest = urlencode({name: value for name, value in query.items() if value is not None})
-    return schemas.RequestList(requests=page, next=f"{settings.PUBLIC_URL}/v1/requests?{rest}")
+    return answers.RequestList(requests=page, next=f"{settings.PUBLIC_URL}/v1/requests?{rest}")
 
 
-@router.get("/requests/{public_id}", tags=["requests"], response=schemas.RequestStatus)
-def show_request(request: KeyRequest, public_id: PublicId) -> schemas.RequestStatus:
+@router.get("/requests/{public_id}", tags=["requests"], response=answers.RequestStatus)
+def show_request(request: KeyRequest, public_id: PublicId) -> answers.RequestStatus:
     """Show a request, and where each partner that holds the content stands with it."""
     return _status(request, public_id)
 
 
-@router.post("/requests/{public_id}/withdraw", tags=["requests"], response=schemas.RequestStatus)
-def withdraw_request(request: KeyRequest, public_id: PublicId) -> schemas.RequestStatus:
+@router.post("/requests/{public_id}/withdraw", tags=["requests"], response=answers.RequestStatus)
+def withdraw_request(request: KeyRequest, public_id: PublicId) -> answers.RequestStatus:
     """Take a request back. Partners that have not been told yet are not; for the others it stands. Safe to repeat."""
     intake.withdraw_request(source=request.auth.source, actor=actor(request), public_id=public_id)
     return _status(request, public_id)
 
 
-def _status(request: KeyRequest, public_id: str) -> schemas.RequestStatus:
+def _status(request: KeyRequest, public_id: str) -> answers.RequestStatus:
     line, partners = reports.find_request(source=request.auth.source, public_id=public_id)
-    return schemas.RequestStatus.model_validate(vars(line) | {"partners": partners})
+    return answers.RequestStatus.model_validate(vars(line) | {"partners": partners})
 
 
-@router.post("/releases", tags=["ledger"], response={201: schemas.ReleaseStatus})
-def create_release(request: KeyRequest, release: schemas.NewRelease) -> Status[schemas.ReleaseStatus]:
+@router.post("/releases", tags=["ledger"], response={201: answers.ReleaseStatus})
+def create_release(request: KeyRequest, release: schemas.NewRelease) -> Status[answers.ReleaseStatus]:
     """Start a version of a dataset, and the dataset if it is new."""
     made = ledger.create_release(
         actor=actor(request),
@@ -109,17 +110,17 @@ def create_release(request: KeyRequest, release: schemas.NewRelease) -> Status[s
     return Status(201, _describe(made))
 
 
-@router.get("/releases/{name}", tags=["ledger"], response=schemas.ReleaseStatus)
-def show_release(request: KeyRequest, name: ReleaseName) -> schemas.ReleaseStatus:
+@router.get("/releases/{name}", tags=["ledger"], response=answers.ReleaseStatus)
+def show_release(request: KeyRequest, name: ReleaseName) -> answers.ReleaseStatus:
     """Show a release: its state and, once it is sealed, its counts and digest; before, what has come in parts."""
     release, uploaded = reports.release_progress(name=name)
     return _describe(release, uploaded)
 
 
-@router.post("/releases/{name}/seal", tags=["ledger"], response=schemas.SealedRelease)
+@router.post("/releases/{name}/seal", tags=["ledger"], response=answers.SealedRelease)
 def seal_release(
     request: KeyRequest, name: ReleaseName, sealing: schemas.Sealing | None = None
-) -> schemas.SealedRelease:
+) -> answers.SealedRelease:
     """Fix a release for ever. Only then can it be handed over.
 
     It is first checked against all that was said until now. What must not be in it is a 409 `opted_out_content`, or is
@@ -129,11 +130,11 @@ def seal_release(
     said = sealing or schemas.Sealing()
     done = ledger.seal_release(actor=actor(request), name=name, exclude=said.exclude, parts=said.parts)
     dropped = {"subjects_dropped": done.dropped.subjects, "dropped": done.dropped.first}
-    return schemas.SealedRelease.model_validate(vars(_describe(done.release)) | dropped)
+    return answers.SealedRelease.model_validate(vars(_describe(done.release)) | dropped)
 
 
-def _describe(release: Release, uploaded: reports.UploadedParts | None = None) -> schemas.ReleaseStatus:
-    return schemas.ReleaseStatus(
+def _describe(release: Release, uploaded: reports.UploadedParts | None = None) -> answers.ReleaseStatus:
+    return answers.ReleaseStatus(
         name=release.name,
         dataset=release.dataset.name,
         source=release.source,
@@ -143,18 +144,18 @@ def _describe(release: Release, uploaded: reports.UploadedParts | None = None) -
         items=release.item_count,
         digest=bytes(release.digest).hex() if release.digest else None,
         sealed_at=release.sealed_at,
-        uploaded=schemas.UploadedParts.model_validate(uploaded) if uploaded else None,
+        uploaded=answers.UploadedParts.model_validate(uploaded) if uploaded else None,
     )
 
 
 @router.post(
     "/releases/{name}/disclosures",
     tags=["ledger"],
-    response=dict.fromkeys((201, 200), schemas.DisclosureStatus),
+    response=dict.fromkeys((201, 200), answers.DisclosureStatus),
 )
 def record_disclosure(
     request: KeyRequest, name: ReleaseName, handover: schemas.NewDisclosure
-) -> Status[schemas.DisclosureStatus]:
+) -> Status[answers.DisclosureStatus]:
     """Record that a partner receives a release. 201 the first time, 200 for each repeat of the same handover.
 
     Without `disclosed_at` it is about to be handed over: ask before you send anything. A 409 `opted_out_content` lists
@@ -169,7 +170,7 @@ def record_disclosure(
         usages=handover.usages,
         now=timezone.now(),
     )
-    answer = schemas.DisclosureStatus(
+    answer = answers.DisclosureStatus(
         release=name,
         partner=handover.partner,
         reference=disclosure.reference,

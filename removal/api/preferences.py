@@ -8,7 +8,7 @@ from django.utils import timezone
 from ninja import Path, Router
 
 from removal import preferences
-from removal.api import bulk, schemas
+from removal.api import answers, bulk, fields, schemas
 from removal.api.auth import KeyRequest, PlatformKey, actor
 from removal.api.problems import FieldError
 from removal.api.streams import NDJSON, open_body
@@ -61,7 +61,7 @@ def _say(answer: Answer) -> bulk.Answer:
     return {"status": answer.value}
 
 
-@router.get("/preferences/{path:subject}", tags=["preferences"], response=schemas.Preferences)
-def show_preferences(request: KeyRequest, subject: Annotated[schemas.Key, Path()]) -> preferences.Standing:
+@router.get("/preferences/{path:subject}", tags=["preferences"], response=answers.Preferences)
+def show_preferences(request: KeyRequest, subject: Annotated[fields.Key, Path()]) -> preferences.Standing:
     """Show what a subject allows for each usage and why, what is in force, and what was, the newest first."""
     return preferences.find_preferences(subject=subject)

@@ -8,7 +8,7 @@ from django.utils import timezone
 from ninja import Header, Query, Router, Status
 
 from removal import recall
-from removal.api import schemas
+from removal.api import answers, fields, schemas
 from removal.api.auth import KeyRequest, PlatformKey, actor
 from removal.api.problems import check_parameters, field_errors
 from removal.api.streams import NDJSON, open_body
@@ -17,7 +17,7 @@ from removal.manifests import MAX_LINE_BYTES, Unreadable, read_json, split_lines
 
 router = Router(auth=PlatformKey())
 
-IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", pattern=schemas.IDEMPOTENCY_KEY_PATTERN)]
+IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", pattern=fields.IDEMPOTENCY_KEY_PATTERN)]
 BODY = {
     "requestBody": {
         "required": True,
@@ -28,13 +28,13 @@ BODY = {
 
 
 @router.post(
-    "/recalls", tags=["requests"], response=dict.fromkeys((201, 200), schemas.RecalledRequest), openapi_extra=BODY
+    "/recalls", tags=["requests"], response=dict.fromkeys((201, 200), answers.RecalledRequest), openapi_extra=BODY
 )
 def record_recall(
     request: KeyRequest,
     idempotency_key: IdempotencyKey,
-    release: Annotated[list[schemas.Name], Query(min_length=1, max_length=100)],
-    reason: Annotated[schemas.Reason | None, Query(description="Default: shared_in_error.")] = None,
+    release: Annotated[list[fields.Name], Query(min_length=1, max_length=100)],
+    reason: Annotated[fields.Reason | None, Query(description="Default: shared_in_error.")] = None,
 ) -> Status[recall.Recalled]:
     """Take back subjects and items of named releases, shared in error: NDJSON in. Only their holders are told.
 

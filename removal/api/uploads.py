@@ -5,7 +5,7 @@ from typing import Any
 from ninja import Router
 
 from removal import formats, ledger, uploads
-from removal.api import schemas
+from removal.api import answers
 from removal.api.auth import KeyRequest, PlatformKey, actor
 from removal.api.platform import ReleaseName
 from removal.api.streams import NDJSON, open_body
@@ -30,7 +30,7 @@ BODY: dict[str, Any] = {
 }
 
 
-@router.put("/releases/{name}/manifest", response=schemas.ManifestCounts, openapi_extra=BODY)
+@router.put("/releases/{name}/manifest", response=answers.ManifestCounts, openapi_extra=BODY)
 def replace_manifest(request: KeyRequest, name: ReleaseName) -> ledger.Counts:
     """Say whose content is in a release, in place of what was said before, parts too. Taken whole, or not at all."""
     form = _format(request)
@@ -42,7 +42,7 @@ def replace_manifest(request: KeyRequest, name: ReleaseName) -> ledger.Counts:
     )
 
 
-@router.put("/releases/{name}/manifest/parts/{int:number}", response=schemas.ManifestPart, openapi_extra=BODY)
+@router.put("/releases/{name}/manifest/parts/{int:number}", response=answers.ManifestPart, openapi_extra=BODY)
 def put_manifest_part(request: KeyRequest, name: ReleaseName, number: int) -> uploads.Part:
     """Send a large manifest in parts, numbered from 1, in any order and several at once. Each is taken whole.
 

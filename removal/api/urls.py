@@ -14,10 +14,35 @@ from ninja.parser import Parser
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from removal.api import gate, partner, platform, preferences, problems, questions, recalls, schemas, uploads, wellknown
+from removal.api import (
+    answers,
+    gate,
+    partner,
+    platform,
+    preferences,
+    problems,
+    questions,
+    recalls,
+    schemas,
+    uploads,
+    wellknown,
+)
 from removal.manifests import read_json
 
 REF = "#/components/schemas/{model}"
+# What ninja does not see in the views: lines of streams, and errors.
+UNSEEN = (
+    schemas.BulkRequest,
+    answers.BulkAnswer,
+    schemas.RecallLine,
+    schemas.PreferenceLine,
+    answers.PreferenceAnswer,
+    schemas.CandidateLine,
+    answers.GateAnswer,
+    schemas.ManifestLine,
+    schemas.AcknowledgementLine,
+    answers.ProblemDetails,
+)
 
 
 class StrictParser(Parser):
@@ -52,9 +77,9 @@ class Api(NinjaAPI):
         """Describe the API, with what ninja cannot see: stream bodies, problems, and the messages that we send."""
         described = super().get_openapi_schema(**kwargs)
         components = described["components"]["schemas"]
-        _, by_reference = models_json_schema([(model, "validation") for model in schemas.UNSEEN], ref_template=REF)
+        _, by_reference = models_json_schema([(model, "validation") for model in UNSEEN], ref_template=REF)
         components |= by_reference["$defs"]
-        message = TypeAdapter(schemas.WebhookMessage).json_schema(ref_template=REF)
+        message = TypeAdapter(answers.WebhookMessage).json_schema(ref_template=REF)
         components |= message.pop("$defs")
         described["webhooks"] = {
             "removal.notices": {

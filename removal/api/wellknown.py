@@ -13,25 +13,25 @@ from partners import keys
 from partners.models import Secret
 from partners.signing import Ed25519PrivateKey
 from removal import metrics
-from removal.api import schemas
+from removal.api import answers
 
 router = Router(tags=["public"])
 
 CACHE_SECONDS = 300  # short beside a rotation's overlap, so that every receiver meets a new key in time
 
 
-@router.get("/.well-known/removal-notices", auth=None, response=schemas.PublishedKeys)
-def show_keys(request: HttpRequest, response: HttpResponse) -> schemas.PublishedKeys:
+@router.get("/.well-known/removal-notices", auth=None, response=answers.PublishedKeys)
+def show_keys(request: HttpRequest, response: HttpResponse) -> answers.PublishedKeys:
     """Show the Ed25519 keys that our messages are signed with (Standard Webhooks, `v1a`)."""
     response["Cache-Control"] = f"public, max-age={CACHE_SECONDS}"
     published = keys.published_keys(now=timezone.now())
-    return schemas.PublishedKeys(
+    return answers.PublishedKeys(
         keys=[_publish(secret) for secret in published], documentation=f"{settings.PUBLIC_URL}/docs"
     )
 
 
-def _publish(secret: Secret) -> schemas.PublishedKey:
-    return schemas.PublishedKey(
+def _publish(secret: Secret) -> answers.PublishedKey:
+    return answers.PublishedKey(
         id=secret.key_id,
         public_key=Ed25519PrivateKey.from_text(secret.key).public_key.to_text(),
         active_from=secret.active_from,

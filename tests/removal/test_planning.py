@@ -218,7 +218,7 @@ def test_a_round_reads_no_targets_of_standing_requests() -> None:
     )
     planning.plan(budget=BUDGET)
     record(make_wish("site:0"))
-    parameters = {
+    parameters: dict[str, Any] = {
         "limit": 1000, "large": planning.LARGE, "action": "planned", "respond_within": BUDGET,
         "offboarded_by": timezone.now(),
     }  # fmt: skip

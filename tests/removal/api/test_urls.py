@@ -12,7 +12,7 @@ from django.utils import timezone
 from pydantic import TypeAdapter
 
 from removal import payload, planning
-from removal.api.schemas import WebhookMessage
+from removal.api.answers import WebhookMessage
 from removal.partnerships import NewPartner
 from tests.factories import disclose, make_release, make_wish, record
 from tests.removal.api.conftest import Caller
