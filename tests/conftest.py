@@ -1,11 +1,13 @@
 """Shared fixtures: a real database, and partners that listen on real sockets."""
 
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from django.db import connection
 from django.test import TransactionTestCase
+from pytest_django import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITIONS = "removal_manifestentry_"
@@ -38,3 +40,10 @@ def _truncation_for_append_only_tables() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", _empty_every_table)
         yield
+
+
+@pytest.fixture
+def loopback_partners(settings: Settings) -> None:
+    """Let messages go to receivers on this machine."""
+    settings.PARTNER_ALLOW_HTTP = True
+    settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)

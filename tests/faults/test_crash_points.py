@@ -1,6 +1,5 @@
 """A process is killed at each step, and what its partner saw and what is stored afterwards is exactly known."""
 
-import ipaddress
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ import pytest
 import requests
 from django.db import connection
 from django.utils import timezone
-from pytest_django import Settings
 
 from partners.models import Partner
 from removal import invariants, planning, recovery, sending
@@ -27,16 +25,10 @@ from tests.faults.harness import environment_of_tests, installation
 from tests.faults.mix import crash_points
 from tests.receivers import Received, Receiver, Reply, listening
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults, pytest.mark.usefixtures("loopback_partners")]
 
 BUDGET = timedelta(seconds=20)
 PATIENCE_SECONDS = 15
-
-
-@pytest.fixture(autouse=True)
-def _loopback_partners(settings: Settings) -> None:
-    settings.PARTNER_ALLOW_HTTP = True
-    settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
 
 
 def owe(receiver: Receiver, *, notices: int = 1, slug: str = "acme", **limits: Any) -> Partner:

@@ -22,16 +22,10 @@ from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Received, Receiver, Reply, listening
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("loopback_partners")]
 
 BUDGET = timedelta(seconds=5)
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
-
-
-@pytest.fixture(autouse=True)
-def _loopback_partners(settings: Settings) -> None:
-    settings.PARTNER_ALLOW_HTTP = True
-    settings.PARTNER_ALLOWED_NETWORKS = LOOPBACK
 
 
 def owe(receiver: Receiver, *, notices: int, **limits: Any) -> Partner:

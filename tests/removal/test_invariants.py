@@ -1,6 +1,5 @@
 """Each line of `manage.py invariants` is silent over a healthy world, and speaks alone when its promise is broken."""
 
-import ipaddress
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -21,15 +20,11 @@ from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Received, Reply, listening
 
+pytestmark = pytest.mark.usefixtures("loopback_partners")
+
 BUDGET = timedelta(seconds=5)
 COVERED_TOGETHER = (("train-ai",), ("search",), ("search", "train-ai"))
 ALL_HOLD = {invariant.name: 0 for invariant in invariants.INVARIANTS}
-
-
-@pytest.fixture(autouse=True)
-def _loopback_partners(settings: Settings) -> None:
-    settings.PARTNER_ALLOW_HTTP = True
-    settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
 
 
 def count_violations() -> dict[str, int]:

@@ -1,13 +1,11 @@
 """What a partner had already is sent again: same numbers, same webhook-id, same bytes."""
 
-import ipaddress
 from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError
 from django.utils import timezone
-from pytest_django import Settings
 
 from partners.models import Partner
 from removal import delivery, invariants, planning, replay, sending
@@ -15,15 +13,9 @@ from removal.models import Delivery, LogEntry
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Receiver, Reply, listening
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("loopback_partners")]
 
 BUDGET = timedelta(seconds=5)
-
-
-@pytest.fixture(autouse=True)
-def _loopback_partners(settings: Settings) -> None:
-    settings.PARTNER_ALLOW_HTTP = True
-    settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
 
 
 def serve(receiver: Receiver, *, notices: int) -> Partner:

@@ -1,13 +1,11 @@
 """Work is found without a hint, and tasks may come twice."""
 
-import ipaddress
 import time
 from datetime import timedelta
 
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
-from pytest_django import Settings
 
 from partners.models import Endpoint
 from removal import delivery, hints, planning, tasks
@@ -16,13 +14,7 @@ from removal.sweep import Sweeper
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Receiver, Reply, listening
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-def _loopback_partners(settings: Settings) -> None:
-    settings.PARTNER_ALLOW_HTTP = True
-    settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("loopback_partners")]
 
 
 def make_sweeper() -> Sweeper:

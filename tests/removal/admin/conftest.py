@@ -1,6 +1,5 @@
 """Staff at the desk, and partners on loopback."""
 
-import ipaddress
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ from pytest_django import Settings
 
 
 @pytest.fixture(autouse=True)
-def _loopback_partners(settings: Settings) -> None:
-    settings.PARTNER_ALLOW_HTTP = True
-    settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
+def _partners_on_loopback(loopback_partners: None) -> None:
+    """For every test here."""
 
 
 @pytest.fixture(autouse=True)
