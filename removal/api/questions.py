@@ -44,6 +44,10 @@ def show_window(request: KeyRequest, public_id: PublicId) -> answers.Windows:
 
 @router.get("/requests/{public_id}/releases", tags=["requests"], response=answers.ReleasesWith)
 def list_releases_with(request: KeyRequest, public_id: PublicId) -> answers.ReleasesWith:
-    """List every release, handed over or not, that holds content a request is about."""
+    """List every release, handed over or not, that holds content a request is about.
+
+    Of a request about more than 1,000 subjects nothing is counted, and a release that the request does not name is found
+    by a sample of 1,000 of them: one that holds only a few of the others may be missing.
+    """
     found = holdings.releases_with(source=request.auth.source, public_id=public_id)
     return answers.ReleasesWith.model_validate({"releases": found})

@@ -78,6 +78,8 @@ class Command(BaseCommand):
         for one in releases:
             counts = "" if one.subjects is None else f"\t{one.subjects} subjects\t{one.items} items"
             self.stdout.write(f"{one.release}\t{one.state}{counts}")
+        if any(one.subjects is None for one in releases):
+            self.stdout.write("Too many subjects to count: releases that it does not name were looked for by a sample.")
         if not releases:
             self.stdout.write("No release holds any of its content.")
 
