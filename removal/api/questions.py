@@ -46,8 +46,8 @@ def show_window(request: KeyRequest, public_id: PublicId) -> answers.Windows:
 def list_releases_with(request: KeyRequest, public_id: PublicId) -> answers.ReleasesWith:
     """List every release, handed over or not, that holds content a request is about.
 
-    Of a request about more than 1,000 subjects nothing is counted, and a release that the request does not name is found
-    by a sample of 1,000 of them: one that holds only a few of the others may be missing.
+    Of a request about more than 1,000 subjects nothing is counted, and a release that the request does not name is
+    found by a sample of 1,000 of them: one that holds only a few of the others may be missing.
     """
     found = holdings.releases_with(source=request.auth.source, public_id=public_id)
     return answers.ReleasesWith.model_validate({"releases": found})
