@@ -271,8 +271,10 @@ SETTLE = """
 update removal_delivery d
    set state = 'delivered', delivered_at = clock_timestamp(), delivered_by = 'acknowledged'
   from removal_stream s
- where s.partner_id = %s and d.stream_id = s.partner_id and d.epoch = s.epoch and d.state in ('waiting', 'quarantined')
-   and not d.resent
+ where s.partner_id = %(stream)s and d.epoch = s.epoch
+   and d.id in (select id from removal_delivery where stream_id = %(stream)s and state = 'waiting' and not resent
+                union all
+                select id from removal_delivery where stream_id = %(stream)s and state = 'quarantined' and not resent)
    and not exists (select from removal_notice n
                     where n.stream_id = d.stream_id and n.epoch = d.epoch
                       and n.sequence between d.first_sequence and d.last_sequence
@@ -282,7 +284,7 @@ update removal_delivery d
 
 def settle_deliveries(cursor: CursorWrapper, *, stream_id: int) -> None:
     """End the sending of messages whose every number the partner has answered. Needs the stream's row locked."""
-    cursor.execute(SETTLE, [stream_id])
+    cursor.execute(SETTLE, {"stream": stream_id})
 
 
 def accept_response(cursor: CursorWrapper, *, stream_id: int, first: int, last: int, answer: bytes) -> None:

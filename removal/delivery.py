@@ -9,7 +9,7 @@ import random
 import time
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -79,6 +79,7 @@ class Result:
 LOCK_STREAM = """
 select s.epoch, s.head, s.packed_through, p.slug, p.state = 'live' and e.state = 'open', e.url,
        e."window", e.max_notices, e.rate_per_second, clock_timestamp(),
+       exists (select from removal_incident i where i.stream_id = s.partner_id and i.closed_at is null),
        s.failures, s.probe_at, s.allowance, s.tokens, s.tokens_at
   from removal_stream s
   join partners_partner p on p.id = s.partner_id
@@ -151,12 +152,13 @@ class _Stream:
     max_notices: int
     rate: int
     now: datetime
+    has_incident: bool
 
 
 def _lock_stream(cursor: CursorWrapper, partner_id: int, *, or_skip: bool = False) -> _Stream | None:
     cursor.execute(LOCK_STREAM + (" skip locked" if or_skip else ""), [partner_id])
     row = cursor.fetchone()
-    return row and _Stream(partner_id, Flow(*row[10:]), *row[:10])
+    return row and _Stream(partner_id, Flow(*row[11:]), *row[:11])
 
 
 def _keep(cursor: CursorWrapper, stream: _Stream, *, packed_through: int, kept: Flow) -> None:
@@ -309,7 +311,7 @@ with result as (
                          %(suspects)s::bool[], %(outcomes)s::text[], %(statuses)s::int[], %(reasons)s::text[],
                          %(latencies)s::int[], %(excerpts)s::text[])
            r(id, fence, state, delay, suspect, outcome, status, reason, latency, excerpt)),
-judged as (
+judged as materialized (
     -- A single notice is quarantined at a later refusal, if the endpoint took another message since the one before.
     select r.*, case when r.suspect and d.suspect and exists (
                          select from removal_delivery o
@@ -334,11 +336,13 @@ closed as (
     update removal_attempt a
        set finished_at = clock_timestamp(), outcome = r.outcome, status = r.status, reason = r.reason,
            latency_ms = r.latency, response_excerpt = r.excerpt
-      from result r where a.delivery_id = r.id and a.number = r.fence and a.finished_at is null),
+      from moved m join result r using (id)
+     where a.delivery_id = m.id and a.number = m.fence and a.finished_at is null),
 -- The lease was lost: say so on the attempt, and change nothing else.
 late as (
     update removal_attempt a set late_outcome = r.outcome
-      from result r where a.delivery_id = r.id and a.number = r.fence and a.finished_at is not null
+      from result r left join moved m using (id)
+     where m.id is null and a.delivery_id = r.id and a.number = r.fence and a.finished_at is not null
        and a.late_outcome = ''),
 logged as (
     insert into removal_logentry (actor, action, about)
@@ -408,21 +412,23 @@ def record_and_claim(
     """Do what ``record`` and then what ``claim`` does, in one transaction: a commit costs as much as many messages."""
     lease_ends = _lease_end()
     with connection.cursor() as cursor:
-        _record(cursor, results, partner_id=partner_id, unsent=unsent)
+        stream = _record(cursor, results, partner_id=partner_id, unsent=unsent)
         crashpoint("before_record_commit")
-        stream = _lock_stream(cursor, partner_id)  # anew: an answer may have suspended it
         if stream is None:
             return Claimed([])
         return _claim(cursor, stream, most=most, probing=probing, lease_ends=lease_ends)
 
 
-def _record(cursor: CursorWrapper, results: Sequence[Result], *, partner_id: int, unsent: Collection[Claim]) -> None:
+def _record(
+    cursor: CursorWrapper, results: Sequence[Result], *, partner_id: int, unsent: Collection[Claim]
+) -> _Stream | None:
+    """Record results, and return the stream as it is then; None where there is no such stream."""
     stream = _lock_stream(cursor, partner_id)
     if stream is None:
-        return
+        return None
     cursor.execute(RECORD, {**_columns(results), "stream": partner_id})
     states = dict(cursor.fetchall())
-    if any(isinstance(result.outcome, webhook.Delivered) for result in results):
+    if stream.has_incident and any(isinstance(result.outcome, webhook.Delivered) for result in results):
         cursor.execute(CLOSE_INCIDENTS, [partner_id])
     for result in results:
         state = states.get(result.claim.delivery_id)
@@ -430,13 +436,16 @@ def _record(cursor: CursorWrapper, results: Sequence[Result], *, partner_id: int
             _follow_up(cursor, result, state=state, partner_id=partner_id)
     if unsent:
         _give_back(cursor, unsent, partner_id=partner_id)
-    _let_flow(cursor, stream, results)
-    # The partner may have answered by API while we were sending: what failed then is over all the same.
-    acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
+    kept = _let_flow(cursor, stream, results)
+    if unsent or any(state != "delivered" for state in states.values()):
+        # The partner may have answered by API while we were sending: what failed then is over all the same.
+        acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
+    is_suspended = any(result.verdict.suspends for result in results)
+    return replace(stream, flow=kept, is_open=stream.is_open and not is_suspended)
 
 
-def _let_flow(cursor: CursorWrapper, stream: _Stream, results: Sequence[Result]) -> None:
-    """Open or close the stream's breaker by what its endpoint answered."""
+def _let_flow(cursor: CursorWrapper, stream: _Stream, results: Sequence[Result]) -> Flow:
+    """Open or close the stream's breaker by what its endpoint answered; returns what holds from now on."""
     answered = sum(result.verdict.is_answer for result in results)
     failing = 0
     if not answered:
@@ -450,6 +459,7 @@ def _let_flow(cursor: CursorWrapper, stream: _Stream, results: Sequence[Result])
         if not kept.is_open:
             cursor.execute(DUE_NOW, [stream.partner_id])
         log.warning("breaker_opened" if kept.is_open else "breaker_closed", partner_id=stream.partner_id)
+    return kept
 
 
 GIVE_BACK = """

@@ -119,13 +119,15 @@ select n.sequence, (select row_to_json(x)::text from (
   cross join lateral (
       select array_to_json(array_agg(row_to_json(p) order by l.id)) held,
              sum(char_length(array_to_string(p.items, '')) * 4 + 3 * p.items_total) size
-        from (select distinct d.release_id from removal_disclosure d where d.id = any(n.disclosures)) d
-        join removal_release l on l.id = d.release_id
-        join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = d.release_id
+        from (select l.id, l.name from removal_release l
+               where l.id in (select d.release_id from removal_disclosure d where d.id = any(n.disclosures)) offset 0) l
+        cross join lateral (
+            select m.items from removal_manifestentry m
+             where m.subject_id = t.subject_id and m.release_id = l.id offset 0) m
         cross join lateral (
             select case when t.items is null then m.items
                         else array(select i.item from unnest(m.items) with ordinality i(item, place)
-                                    where i.item = any(t.items) order by i.place) end) w(items)
+                                    where i.item = any(t.items) order by i.place) end offset 0) w(items)
         cross join lateral (select l.name as release, cardinality(w.items) as items_total, w.items) p
        where p.items_total > 0 offset 0) h
  where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s

@@ -70,9 +70,10 @@ if not DATABASE_URL:
 
 
 # The planner's lock works only where each statement sees what was committed before it (design §6).
-# Statements here are many and short: to compile one (JIT) costs a planner's round more than it can give.
+# Statements here are many and short: to compile one (JIT), or to start processes beside it, costs more than it gives.
 SESSION_OPTIONS = (
     r"-c default_transaction_isolation=read\ committed -c idle_in_transaction_session_timeout=60s -c jit=off"
+    " -c max_parallel_workers_per_gather=0"
 )
 
 
