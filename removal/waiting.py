@@ -34,7 +34,7 @@ class Waits:
 
         Needs no open transaction. Returns at once where too many wait already.
         """
-        if not self._enter(partner_id):
+        if not self.enter(partner_id):
             return False
         try:
             end = time.monotonic() + seconds
@@ -45,16 +45,20 @@ class Waits:
                     return True
             return False
         finally:
-            self._leave(partner_id)
+            self.leave(partner_id)
 
-    def _enter(self, partner_id: int) -> bool:
+    def count(self) -> int:
+        return self._waiting.total()
+
+    def enter(self, partner_id: int) -> bool:
+        """Take a place, if there is one; ``leave`` gives it back."""
         with self._counting:
             if self._waiting.total() >= MOST_AT_ONCE or self._waiting[partner_id] >= MOST_OF_A_PARTNER:
                 return False
             self._waiting[partner_id] += 1
             return True
 
-    def _leave(self, partner_id: int) -> None:
+    def leave(self, partner_id: int) -> None:
         with self._counting:
             self._waiting[partner_id] -= 1
             if not self._waiting[partner_id]:

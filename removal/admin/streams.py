@@ -83,7 +83,16 @@ class StreamAdmin(ReadOnlyAdmin):
     ordering = ("partner__slug",)
     search_fields = ("partner__slug",)
     search_help_text = "A part of the partner's slug."
-    fields = ("partner", "standing", "head", "packed_through", "handed_out", "pulled_by_it", "received_through", "epoch")
+    fields = (
+        "partner",
+        "standing",
+        "head",
+        "packed_through",
+        "handed_out",
+        "pulled_by_it",
+        "received_through",
+        "epoch",
+    )
     fields += ("contents",)
 
     @admin.display(description="stream")
