@@ -92,8 +92,8 @@ class StreamAdmin(ReadOnlyAdmin):
         "pulled_by_it",
         "received_through",
         "epoch",
+        "contents",
     )
-    fields += ("contents",)
 
     @admin.display(description="stream")
     def name(self, stream: Stream) -> str:

@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 from standardwebhooks import Webhook
@@ -20,8 +20,10 @@ from removal.partnerships import NewPartner
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.removal.api.conftest import Caller, fields_of, problem_of
 
+# What a web server with several threads says of itself; Django's test client has one.
+THREADS: dict[str, Any] = {"wsgi.multithread": True}
 BUDGET = timedelta(seconds=5)
-HOST = "http://127.0.0.1:8000"
+HOST = settings.PUBLIC_URL
 
 
 def owe(partner: Partner, *, notices: int) -> None:
@@ -112,17 +114,20 @@ def test_a_number_of_anothers_stream_is_unknown_like_any_other(partner: Caller, 
 
 
 @pytest.fixture
-def answers() -> Iterator[list[tuple[float, Any]]]:
+def answers() -> list[tuple[float, Any]]:
     """What polls in the background were answered, and after how many seconds."""
-    yield []
+    return []
+
+
+CONNECTIONS = "select count(*) from pg_stat_activity where datname = current_database() and usename is not null"
 
 
 def poll(partner: Caller, query: str, answers: list[tuple[float, Any]]) -> threading.Thread:
     def ask() -> None:
         begun = time.monotonic()
         try:
-            answers.append((time.monotonic() - begun, partner.get(f"/v1/stream?{query}").json()))
-            answers[-1] = (time.monotonic() - begun, answers[-1][1])
+            page = partner.client.get(f"/v1/stream?{query}", **THREADS).json()
+            answers.append((time.monotonic() - begun, page))
         finally:
             connection.close()
 
@@ -160,14 +165,13 @@ def test_a_long_poll_has_no_connection_while_it_waits(
     partner: Caller, holder: NewPartner, answers: list[tuple[float, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "LOOK_EVERY_SECONDS", 0.8)
-    ours = (
-        "select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'"
-    )
     with connection.cursor() as cursor:
         thread = poll(partner, "wait=1", answers)
         wait_until_waiting(1)
         time.sleep(0.3)
-        cursor.execute(ours)
+        cursor.execute(
+            "select count(*) from pg_stat_activity where datname = current_database() and usename is not null"
+        )
         assert cursor.fetchone() == (1,)
     thread.join()
     [(seconds, page)] = answers
@@ -182,11 +186,18 @@ def test_one_poll_too_many_is_answered_at_once(
     threads = [poll(partner, "wait=2", answers) for _ in range(waiting.MOST_OF_A_PARTNER)]
     wait_until_waiting(waiting.MOST_OF_A_PARTNER)
     begun = time.monotonic()
-    assert partner.get("/v1/stream?wait=2").json()["notices"] == []
+    assert partner.client.get("/v1/stream?wait=2", **THREADS).json()["notices"] == []
     assert time.monotonic() - begun < 1
     for thread in threads:
         thread.join()
     assert waiting.waits.count() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_server_with_one_thread_never_waits(partner: Caller) -> None:
+    begun = time.monotonic()
+    assert partner.get("/v1/stream?wait=20").json()["notices"] == []
+    assert time.monotonic() - begun < 5
 
 
 def test_all_partners_together_leave_threads_free() -> None:
@@ -208,10 +219,13 @@ def statement(partner: Caller, query: str = "") -> dict[str, Any]:
     return data
 
 
-def digest_of(notices: list[dict[str, Any]], *, block: int = 10_000) -> str:
+BLOCK = 10_000
+
+
+def digest_of(notices: list[dict[str, Any]]) -> str:
     """Compute the digest as the guide tells partners to."""
     lines = [f"{notice['sequence']} {notice['request']} {notice['kind']}\n".encode() for notice in notices]
-    blocks = [sha256(b"".join(lines[n : n + block])).digest() for n in range(0, len(lines), block)]
+    blocks = [sha256(b"".join(lines[n : n + BLOCK])).digest() for n in range(0, len(lines), BLOCK)]
     return sha256(b"".join(blocks)).hexdigest()
 
 
@@ -298,12 +312,11 @@ def test_the_digest_is_that_of_what_was_received(
     assert statement(partner)["digest"] != digest_of(notices[:4])
 
 
-@pytest.mark.parametrize("notices", [19_999, 20_000, 20_001])
-def test_the_digest_goes_in_blocks_of_ten_thousand(notices: int, partner: Caller, holder: NewPartner) -> None:
+def test_the_digest_goes_in_blocks_of_ten_thousand(partner: Caller, holder: NewPartner) -> None:
     owe(holder.partner, notices=1)
     [notice] = partner.get("/v1/stream").json()["notices"]
-    fill(holder.partner, notices=notices)
-    received = [{**notice, "sequence": number} for number in range(1, notices + 1)]
+    fill(holder.partner, notices=10_001)
+    received = [{**notice, "sequence": number} for number in range(1, 10_002)]
     assert statement(partner)["digest"] == digest_of(received)
 
 
@@ -312,8 +325,8 @@ def fill(partner: Partner, *, notices: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round,"
-            " respond_by, handling) select stream_id, epoch, number, request_id, kind, disclosures, item_count, -number,"
-            " respond_by, handling from removal_notice, generate_series(2, %s) number where stream_id = %s",
+            " respond_by, handling) select stream_id, epoch, number, request_id, kind, disclosures, item_count,"
+            " -number, respond_by, handling from removal_notice, generate_series(2, %s) number where stream_id = %s",
             [notices, partner.pk],
         )
         cursor.execute("update removal_stream set head = %s where partner_id = %s", [notices, partner.pk])
