@@ -1,5 +1,6 @@
 """A partner's endpoint is dead for its whole life. It pulls, acknowledges, loses its database, and catches up again."""
 
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -46,6 +48,13 @@ class PullingPartner:
         answer = requests.request(method, f"{self.url}{path}", headers=headers, timeout=40, **options)
         answer.raise_for_status()
         return answer
+
+    def hang_up(self) -> None:
+        """Ask, and be gone before the answer comes."""
+        address = urlsplit(self.url)
+        with socket.create_connection((str(address.hostname), int(address.port or 80))) as line:
+            lines = ("GET /v1/stream?limit=3 HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer {self.made.api_key}")
+            line.sendall("\r\n".join((*lines, "", "")).encode())
 
     @property
     def has_through(self) -> int:
@@ -100,6 +109,10 @@ def test_it_is_told_everything_and_answers_it(tmp_path: Path) -> None:
         platform.wait_until(
             lambda: Attempt.objects.filter(outcome="unreachable").exists(), "a try at the dead endpoint"
         )
+        partner.hang_up()
+        platform.wait_until(lambda: bool(Stream.objects.get().served), "the first three handed out")
+        assert (Stream.objects.get().served, Stream.objects.get().pulled) == (((1, 3),), ())
+        assert not Delivery.objects.filter(state="delivered").exists()
         assert partner.catch_up() == list(range(1, 11))
         backup = partner.database.read_bytes()
 
