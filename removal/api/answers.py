@@ -337,17 +337,6 @@ class PublishedKeys(Answered):
     documentation: str
 
 
-class PulledNotice(Answered):
-    """A notice, exactly as in a message: see the webhook."""
-
-    model_config = ConfigDict(extra="allow")
-
-    sequence: int
-    kind: str
-    request: str
-    items_total: int
-
-
 class StreamPage(Answered):
     """Numbers ``first`` to ``last`` of your stream, null where nothing follows. ``next`` is where the rest is."""
 
@@ -358,7 +347,7 @@ class StreamPage(Answered):
     head: int
     acknowledge_url: str
     next: str | None
-    notices: list[PulledNotice]
+    notices: list[payload.Notice]
 
 
 class OpenSequence(Answered):

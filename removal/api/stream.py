@@ -14,12 +14,11 @@ from ninja import Path as InPath
 from ninja import Query, Router
 
 from partners.encryption import fernet
-from removal import pulling, reports, stream_statement
+from removal import payload, pulling, reports, stream_statement
 from removal.api import answers, fields
 from removal.api.auth import KeyRequest, PartnerKey, partner_id
 from removal.api.problems import FieldError, check_parameters, invalid_fields
 from removal.api.streams import NDJSON, as_ndjson
-from removal.payload import acknowledge_url, items_url
 from removal.waiting import waits
 
 router = Router(auth=PartnerKey(), tags=["partners"])
@@ -73,7 +72,7 @@ def _as_json(page: pulling.Page, *, limit: int) -> bytes:
         "first": page.first,
         "last": page.last,
         "head": page.head,
-        "acknowledge_url": acknowledge_url(),
+        "acknowledge_url": payload.acknowledge_url(),
         "next": f"{settings.PUBLIC_URL}/v1/stream?{rest}" if page.last and page.last < page.head else None,
         "notices": [],
     }
@@ -95,7 +94,7 @@ def show_statement(
     return HttpResponse(made.body, content_type="application/json", headers=made.headers)
 
 
-@router.get("/stream/{int:sequence}", response=answers.PulledNotice)
+@router.get("/stream/{int:sequence}", response=payload.Notice)
 def pull_one(request: KeyRequest, sequence: Sequence) -> HttpResponse:
     """Read one notice of your stream, as it stands in a message."""
     check_parameters(request)
@@ -133,7 +132,7 @@ def list_items(
     )
     if page.next_after:
         rest = urlencode({"after": _make_cursor(page.next_after), "limit": limit})
-        response["Link"] = f'<{items_url(sequence)}?{rest}>; rel="next"'
+        response["Link"] = f'<{payload.items_url(sequence)}?{rest}>; rel="next"'
     return response
 
 
