@@ -12,6 +12,7 @@ from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 from removal.models import Acknowledgement, AcknowledgementText, LogEntry, Notice, Stream
+from removal.settling import pack_pulled, settle_deliveries
 from removal.statements import Answer, Refusal, Statement, read_response, refuse, refuse_alone, refuse_unknown, repeats
 from removal.transactions import whole_step
 
@@ -55,7 +56,7 @@ def _take_block(partner_id: int, key_prefix: str, block: Sequence[Statement]) ->
         return Answer(refused=[refuse_unknown(statement) for statement in block])
     answer = _take(stream, block, key_prefix)
     with connection.cursor() as cursor:
-        settle_deliveries(cursor, stream_id=partner_id)
+        _settle(cursor, stream)
     return answer
 
 
@@ -74,7 +75,7 @@ def _take(stream: Stream, block: Sequence[Statement], key_prefix: str) -> Answer
         if notice is None:
             answer.refused.append(refuse_unknown(statement))
             continue
-        if notice.sequence > stream.packed_through:
+        if not stream.has_told(notice.sequence):
             message = "This number has not been sent to you yet. Answer when it comes."
             answer.refused.append(Refusal(notice.sequence, "not_yet_sent", message))
             continue
@@ -92,6 +93,12 @@ def _take(stream: Stream, block: Sequence[Statement], key_prefix: str) -> Answer
             notice.handling = statement.status
     _write(stream, accepted, key_prefix)
     return answer
+
+
+def _settle(cursor: CursorWrapper, stream: Stream) -> None:
+    settle_deliveries(cursor, stream_id=stream.pk)
+    if stream.is_served_ahead:
+        pack_pulled(cursor, stream_id=stream.pk)
 
 
 MOVE = """
@@ -190,8 +197,8 @@ def _take_step(partner_id: int, key_prefix: str, statement: Statement, first: in
     through = statement.through or 0
     if stream is None or through > stream.head:
         return Answer(refused=[refuse_unknown(statement)])
-    if through > stream.packed_through:
-        message = f"You have been sent numbers up to {stream.packed_through}."
+    if through > stream.told_through:
+        message = f"You have been told numbers up to {stream.told_through}."
         return Answer(refused=[Refusal(through, "not_yet_sent", message)])
     with connection.cursor() as cursor:
         if statement.status == Handling.RECEIVED:
@@ -200,7 +207,7 @@ def _take_step(partner_id: int, key_prefix: str, statement: Statement, first: in
             moved = _move_range(cursor, stream, statement, first, last)
         if moved:
             _append_range(stream, statement, first, last, channel=Acknowledgement.Channel.API, key_prefix=key_prefix)
-        settle_deliveries(cursor, stream_id=partner_id)
+        _settle(cursor, stream)
     return Answer(accepted=moved, unchanged=last - first + 1 - moved)
 
 
@@ -265,26 +272,6 @@ def close_requests(cursor: CursorWrapper, *, request_ids: Sequence[int]) -> None
     ids = {"ids": sorted(set(request_ids))}
     cursor.execute(LOCK_REQUESTS, ids)
     cursor.execute(CLOSE_REQUESTS, ids)
-
-
-SETTLE = """
-update removal_delivery d
-   set state = 'delivered', delivered_at = clock_timestamp(), delivered_by = 'acknowledged'
-  from removal_stream s
- where s.partner_id = %(stream)s and d.epoch = s.epoch
-   and d.id in (select id from removal_delivery where stream_id = %(stream)s and state = 'waiting' and not resent
-                union all
-                select id from removal_delivery where stream_id = %(stream)s and state = 'quarantined' and not resent)
-   and not exists (select from removal_notice n
-                    where n.stream_id = d.stream_id and n.epoch = d.epoch
-                      and n.sequence between d.first_sequence and d.last_sequence
-                      and n.handling = 'none' and n.sequence > s.received_through)
-"""
-
-
-def settle_deliveries(cursor: CursorWrapper, *, stream_id: int) -> None:
-    """End the sending of messages whose every number the partner has answered. Needs the stream's row locked."""
-    cursor.execute(SETTLE, {"stream": stream_id})
 
 
 def accept_response(cursor: CursorWrapper, *, stream_id: int, first: int, last: int, answer: bytes) -> None:

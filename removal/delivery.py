@@ -21,7 +21,7 @@ from django.db.backends.utils import CursorWrapper
 
 from partners import webhook
 from partners.keys import Signer, signer_for
-from removal import acknowledgement, flow, payload
+from removal import acknowledgement, flow, payload, settling
 from removal.crashpoints import crashpoint
 from removal.flow import Flow
 from removal.models.identifiers import new_id
@@ -80,6 +80,7 @@ LOCK_STREAM = """
 select s.epoch, s.head, s.packed_through, p.slug, p.state = 'live' and e.state = 'open', e.url,
        e."window", e.max_notices, e.rate_per_second, clock_timestamp(),
        exists (select from removal_incident i where i.stream_id = s.partner_id and i.closed_at is null),
+       coalesce(upper(s.served) > s.packed_through + 1, false),
        s.failures, s.probe_at, s.allowance, s.tokens, s.tokens_at
   from removal_stream s
   join partners_partner p on p.id = s.partner_id
@@ -153,12 +154,13 @@ class _Stream:
     rate: int
     now: datetime
     has_incident: bool
+    is_served_ahead: bool  # a pull has handed out numbers that are in no message yet
 
 
 def _lock_stream(cursor: CursorWrapper, partner_id: int, *, or_skip: bool = False) -> _Stream | None:
     cursor.execute(LOCK_STREAM + (" skip locked" if or_skip else ""), [partner_id])
     row = cursor.fetchone()
-    return row and _Stream(partner_id, Flow(*row[11:]), *row[:11])
+    return row and _Stream(partner_id, Flow(*row[12:]), *row[:12])
 
 
 def _keep(cursor: CursorWrapper, stream: _Stream, *, packed_through: int, kept: Flow) -> None:
@@ -186,7 +188,7 @@ def claim(*, partner_id: int, patient: bool = True, most: int = 100, probing: bo
         stream = _lock_stream(cursor, partner_id, or_skip=not patient)
         if stream is None:
             return Claimed([])
-        acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
+        settling.settle_deliveries(cursor, stream_id=partner_id)
         return _claim(cursor, stream, most=most, probing=probing, lease_ends=lease_ends)
 
 
@@ -206,6 +208,10 @@ def _claim(cursor: CursorWrapper, stream: _Stream, *, most: int, probing: bool, 
     packed_through = stream.packed_through
     if not any(one.abandoned for one in messages):
         places = min(room - len(messages), stream.window - sending - waiting)
+        if suspects < MAX_SUSPECTS and places > 0 and stream.is_served_ahead:
+            # What was pulled is not sent; one message at a time, so that the next one looks again where it begins.
+            packed_through = settling.pack_pulled(cursor, stream_id=stream.partner_id) or packed_through
+            stream, places = replace(stream, packed_through=packed_through), 1
         if suspects < MAX_SUSPECTS and places > 0 and stream.head > packed_through:
             messages += _fresh(stream, places)
             packed_through = messages[-1].last
@@ -254,8 +260,12 @@ def _due(
     rows = rows[:1] if is_alone else [row for row in rows if not row[4]]
     messages = []
     for delivery_id, epoch, first, last, abandoned, body in rows:
-        if body is None:  # a half of a split message; it fits into one message, as the whole did
-            [message] = _pack(stream, epoch, first, last, max_notices=last - first + 1)
+        if body is None:  # a half of a split message, or numbers that were pulled and are asked for again
+            message, *rest = _pack(stream, epoch, first, last, max_notices=last - first + 1)
+            if rest:  # halves may fit; they are due at once
+                cursor.execute(HALVE, {"delivery": delivery_id})
+                cursor.execute(SPLIT, {"parent": delivery_id, "left": new_id(), "right": new_id()})
+                continue
             messages.append(_Message(delivery_id, epoch, first, last, message.body, abandoned=abandoned))
         else:
             kept = bytes(body)
@@ -353,12 +363,15 @@ logged as (
 select id, state from moved
 """
 
+# What was never packed, and is too long for one message.
+HALVE = "update removal_delivery set state = 'split' where id = %(delivery)s"
+
 # Two children with new ids cover exactly the parent's range.
 SPLIT = """
 insert into removal_delivery (id, stream_id, epoch, first_sequence, last_sequence, state, fence, attempts, created_at,
                               due_at, failures, abandoned, delivered_by, suspect, resent, parent_id)
 select half.id, d.stream_id, d.epoch, half.first, half.last, 'waiting', 0, 0, clock_timestamp(), clock_timestamp(),
-       0, 0, '', false, false, d.id
+       0, 0, '', false, d.resent, d.id
   from removal_delivery d
   cross join lateral (values
       (%(left)s::uuid, d.first_sequence, (d.first_sequence + d.last_sequence) / 2),
@@ -439,7 +452,7 @@ def _record(
     kept = _let_flow(cursor, stream, results)
     if unsent or any(state != "delivered" for state in states.values()):
         # The partner may have answered by API while we were sending: what failed then is over all the same.
-        acknowledgement.settle_deliveries(cursor, stream_id=partner_id)
+        settling.settle_deliveries(cursor, stream_id=partner_id)
     is_suspended = any(result.verdict.suspends for result in results)
     return replace(stream, flow=kept, is_open=stream.is_open and not is_suspended)
 

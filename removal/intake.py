@@ -325,7 +325,8 @@ WITHDRAW_NOTICES = """
 update removal_notice n set withdrawn_at = clock_timestamp()
   from removal_stream s
  where n.request_id = %(request)s and s.partner_id = n.stream_id
-   and n.epoch = s.epoch and n.sequence > s.packed_through and n.withdrawn_at is null
+   and n.epoch = s.epoch and n.sequence > s.packed_through and not s.served @> n.sequence
+   and n.withdrawn_at is null
 returning n.stream_id
 """
 
@@ -362,7 +363,7 @@ select f.id, t.subject_id, f.usages from freed f join removal_requesttarget t on
 
 @whole_step
 def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalRequest:
-    """Take a request back. Notices not yet sent are told as withdrawn under their numbers; sent ones stand.
+    """Take a request back. Notices not yet sent or pulled are told as withdrawn under their numbers; the others stand.
 
     What an opt-out took the place of holds again. A repeat changes nothing. Raises UnknownRequest, or CannotWithdraw
     when a reinstatement has ended it.

@@ -219,6 +219,10 @@ def _notice(row: tuple, held: list[Held]) -> Notice:  # type: ignore[type-arg]  
     return notice
 
 
+def acknowledge_url() -> str:
+    return f"{settings.PUBLIC_URL}/v1/acknowledgements"
+
+
 def items_url(sequence: int) -> str:
     return f"{settings.PUBLIC_URL}/v1/stream/{sequence}/items"
 
@@ -284,7 +288,7 @@ def _message(notices: bytes, *, first: int, last: int, envelope: Envelope) -> Me
             "first": first,
             "last": last,
             "head": envelope.head,
-            "acknowledge_url": f"{settings.PUBLIC_URL}/v1/acknowledgements",
+            "acknowledge_url": acknowledge_url(),
             "notices": [],
         },
     }

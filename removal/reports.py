@@ -14,11 +14,12 @@ class UnknownNotice(Exception):
     """This partner has been sent no notice with this number."""
 
 
-# A line per notice of a request. The delivery state is that of the message which carries its number; a number that is
-# in no message yet waits, and a paused partner's messages are held.
+# A line per notice of a request. The delivery state is that of the message which carries its number, but a number that
+# was pulled is delivered; one that is in no message yet waits, and a paused partner's messages are held.
 PARTNER_LINES = """
 select p.slug, n.sequence, n.kind,
        case when n.withdrawn_at is not null and d.id is null then 'withdrawn'
+            when n.epoch = s.epoch and s.pulled @> n.sequence then 'delivered'
             when coalesce(d.state, 'waiting') = 'waiting' and p.state = 'paused' then 'held'
             else coalesce(d.state, 'waiting') end,
        coalesce(d.attempts, 0), d.delivered_at,
@@ -182,7 +183,8 @@ select n.request_id, n.withdrawn_at is not null,
        array(select distinct d.release_id from removal_disclosure d where d.id = any(n.disclosures))
   from removal_notice n
   join removal_stream s on s.partner_id = n.stream_id and s.epoch = n.epoch
- where s.partner_id = %(partner)s and n.sequence = %(sequence)s and n.sequence <= s.packed_through
+ where s.partner_id = %(partner)s and n.sequence = %(sequence)s
+   and (n.sequence <= s.packed_through or s.served @> n.sequence)
 """
 
 # Its targets that these releases hold, from one subject on: as many as a page has room for, and whether more follow.
@@ -225,7 +227,7 @@ class ItemPage:
 def notice_items(*, partner_id: int, sequence: int, after: int, limit: int) -> ItemPage:
     """List what a partner holds of a notice's targets, by subject. None of it when the wish was withdrawn.
 
-    Raises UnknownNotice also for a number that exists and was not sent yet.
+    Raises UnknownNotice also for a number that exists and was neither sent nor pulled yet.
     """
     with connection.cursor() as cursor:
         cursor.execute(SENT_NOTICE, {"partner": partner_id, "sequence": sequence})

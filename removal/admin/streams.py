@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, badge, link
-from removal.admin.words import delivery_word, handling_badge, moment, state_badge
+from removal.admin.words import delivery_word, handling_badge, moment, spans, state_badge
 from removal.models import Acknowledgement, Delivery, Disclosure, Incident, Notice, Stream
 
 Handling = Notice.Handling
@@ -83,7 +83,17 @@ class StreamAdmin(ReadOnlyAdmin):
     ordering = ("partner__slug",)
     search_fields = ("partner__slug",)
     search_help_text = "A part of the partner's slug."
-    fields = ("partner", "standing", "head", "packed_through", "received_through", "epoch", "contents")
+    fields = (
+        "partner",
+        "standing",
+        "head",
+        "packed_through",
+        "handed_out",
+        "pulled_by_it",
+        "received_through",
+        "epoch",
+        "contents",
+    )
 
     @admin.display(description="stream")
     def name(self, stream: Stream) -> str:
@@ -92,6 +102,14 @@ class StreamAdmin(ReadOnlyAdmin):
     @admin.display(description="partner is")
     def standing(self, stream: Stream) -> SafeString:
         return state_badge(stream.partner.state)
+
+    @admin.display(description="handed out by pull")
+    def handed_out(self, stream: Stream) -> str:
+        return spans(stream.served)
+
+    @admin.display(description="pulled: it came back for what follows")
+    def pulled_by_it(self, stream: Stream) -> str:
+        return spans(stream.pulled)
 
     @admin.display
     def contents(self, stream: Stream) -> SafeString:
@@ -221,7 +239,10 @@ def _delivery_of(notice: Any) -> str:
     """Say how the sending of a notice from ``NoticeAdmin.get_queryset`` stands."""
     if notice.withdrawn_at and not notice.message_state:
         return "withdrawn"
-    return delivery_word(notice.message_state or Delivery.State.WAITING, notice.stream.partner)
+    stream = notice.stream
+    if notice.epoch == stream.epoch and stream.has_pulled(notice.sequence):
+        return Delivery.State.DELIVERED
+    return delivery_word(notice.message_state or Delivery.State.WAITING, stream.partner)
 
 
 class OngoingFilter(admin.SimpleListFilter):

@@ -1,6 +1,7 @@
 """How states, ranges and data are said on a page."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +37,12 @@ def delivery_word(state: str, partner: Partner) -> str:
 
 def span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first} to {last}"
+
+
+def spans(ranges: Sequence[tuple[int, int]], *, most: int = 20) -> str:
+    shown = [span(first, last) for first, last in ranges[:most]]
+    more = len(ranges) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "") or "-"
 
 
 def moment(at: datetime) -> str:

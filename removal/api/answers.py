@@ -337,6 +337,51 @@ class PublishedKeys(Answered):
     documentation: str
 
 
+class StreamPage(Answered):
+    """Numbers ``first`` to ``last`` of your stream, null where nothing follows. ``next`` is where the rest is."""
+
+    partner: str
+    epoch: int
+    first: int | None
+    last: int | None
+    head: int
+    acknowledge_url: str
+    next: str | None
+    notices: list[payload.Notice]
+
+
+class OpenSequence(Answered):
+    sequence: int
+    respond_by: datetime
+
+
+class OpenSequences(Answered):
+    count: int
+    notices: list[OpenSequence] = Field(description="The first hundred behind open_after.")
+    next: str | None = Field(description="The statement with those that follow.")
+
+
+class StatementData(Answered):
+    """You should have 1 to ``head``. Ranges are [first, last]."""
+
+    partner: str
+    epoch: int
+    head: int
+    digest: str = Field(description="SHA-256 of your notices 1 to head, in hexadecimal; the guide says how it is made.")
+    delivered: list[tuple[int, int]] = Field(description="In messages that your endpoint answered with a 2xx.")
+    pulled: list[tuple[int, int]] = Field(description="Pulled, and you came back for what follows.")
+    received_through: int = Field(description="You said that you received all up to here.")
+    acknowledged: dict[str, int] = Field(description="How many notices stand at each word; withdrawn ones ask nothing.")
+    open: OpenSequences
+
+
+class StatementDocument(Answered):
+    type: Literal["removal.statement"]
+    version: Literal["1"]
+    timestamp: str
+    data: StatementData
+
+
 class WebhookData(TypedDict):
     partner: str
     epoch: int

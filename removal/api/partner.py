@@ -1,24 +1,18 @@
-"""What partners call: acknowledge notices, and fetch item lists that were too long for a message."""
+"""What partners call: acknowledge notices."""
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
-from urllib.parse import urlencode
+from typing import Any
 
 import pydantic
-from cryptography.fernet import InvalidToken
-from django.http import HttpResponse
-from ninja import Path as InPath
-from ninja import Query, Router, Status
+from ninja import Router, Status
 
-from partners.encryption import fernet
-from removal import acknowledgement, reports
-from removal.api import answers, fields, schemas
+from removal import acknowledgement
+from removal.api import answers, schemas
 from removal.api.auth import KeyRequest, PartnerKey, partner_id
-from removal.api.problems import FieldError, Problem, check_parameters, field_errors, invalid_fields
-from removal.api.streams import NDJSON, LengthNeeded, as_ndjson, has_untold_length, open_body
+from removal.api.problems import FieldError, Problem, field_errors, invalid_fields
+from removal.api.streams import NDJSON, LengthNeeded, has_untold_length, open_body
 from removal.manifests import MAX_LINE_BYTES, Unreadable, read_json, split_lines
-from removal.payload import items_url
 from removal.statements import Refusal, Statement
 
 router = Router(auth=PartnerKey(), tags=["partners"])
@@ -128,52 +122,3 @@ def _sequence_of(line: Any) -> int | None:
         return None
     numbers = (line.get("sequence"), line.get("through"))
     return next((number for number in numbers if type(number) is int), None)  # True is an int, too
-
-
-@router.get(
-    "/stream/{int:sequence}/items",
-    openapi_extra={
-        "responses": {
-            200: {
-                "description": "While more follows, a Link header with rel=next says where.",
-                "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/ManifestLine"}}},
-            }
-        }
-    },
-)
-def list_items(
-    request: KeyRequest,
-    sequence: Annotated[int, InPath(ge=1, le=fields.MAX_NUMBER)],
-    after: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_=-]{1,500}$")] = None,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-) -> HttpResponse:
-    """List what a notice is about, a line a subject. Empty when the wish was withdrawn before you were told of it."""
-    check_parameters(request, "after", "limit")
-    page = reports.notice_items(
-        partner_id=partner_id(request),
-        sequence=sequence,
-        after=_open_cursor(after) if after else 0,
-        limit=limit,
-    )
-    response = HttpResponse(
-        as_ndjson({"subject": subject, "items": items} for subject, items in page.entries), content_type=NDJSON
-    )
-    if page.next_after:
-        rest = urlencode({"after": _make_cursor(page.next_after), "limit": limit})
-        response["Link"] = f'<{items_url(sequence)}?{rest}>; rel="next"'
-    return response
-
-
-# Encrypted, because it is one of our own row numbers: from their gaps one could count others' content.
-_CURSOR = "after subject "
-
-
-def _make_cursor(subject_id: int) -> str:
-    return fernet().encrypt(f"{_CURSOR}{subject_id}".encode()).decode()
-
-
-def _open_cursor(cursor: str) -> int:
-    try:
-        return int(fernet().decrypt(cursor).decode().removeprefix(_CURSOR))
-    except (InvalidToken, ValueError) as error:
-        raise invalid_fields([FieldError("after", "Take it from a Link header, unchanged.")], status=400) from error

@@ -18,7 +18,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Un
 from django.views import defaults
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
-from removal import compression, formats, gate, holdings, intake, ledger, preferences, reports, uploads
+from removal import compression, formats, gate, holdings, intake, ledger, preferences, pulling, reports, uploads
 from removal.api.streams import BodyCutOff, LengthNeeded, has_untold_length
 from removal.manifests import Unreadable
 
@@ -182,6 +182,12 @@ def problem_of(error: Exception) -> Problem:
             return Problem(404, "unknown_partner", "No partner has this slug.")
         case reports.UnknownNotice():
             return Problem(404, "unknown_sequence", "You have been sent no notice with this number.")
+        case pulling.WrongEpoch():
+            return Problem(409, "wrong_epoch", str(error))
+        case pulling.PastHead():
+            return Problem(409, "past_head", str(error))
+        case pulling.TooScattered():
+            return Problem(409, "too_scattered", str(error))
         case Http404():
             return Problem(404, "unknown_path", "There is nothing at this address. /docs lists what there is.")
         # the house

@@ -24,6 +24,7 @@ from removal.api import (
     questions,
     recalls,
     schemas,
+    stream,
     uploads,
     wellknown,
 )
@@ -119,6 +120,7 @@ api.add_router("/v1", questions.router)
 api.add_router("/v1", preferences.router)
 api.add_router("/v1", gate.router)
 api.add_router("/v1", partner.router)
+api.add_router("/v1", stream.router)
 api.add_router("", wellknown.router)
 
 urlpatterns = [

@@ -65,6 +65,16 @@ INVARIANTS = (
          where s.received_through > coalesce(said.through, 0)
         """,
     ),
+    # Nobody answers what it was not told.
+    Invariant(
+        "only_told_numbers_are_answered",
+        6,
+        """
+        select count(*)
+          from removal_notice n join removal_stream s on s.partner_id = n.stream_id and s.epoch = n.epoch
+         where n.handling <> 'none' and n.sequence > s.packed_through and not s.served @> n.sequence
+        """,
+    ),
     # A withdrawn request keeps the notices that were sent before; nobody waits for their answers.
     Invariant(
         "a_closed_request_has_no_open_notice",

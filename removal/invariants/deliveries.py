@@ -64,7 +64,28 @@ INVARIANTS = (
                           and n.handling = 'none' and n.sequence > s.received_through)
         """,
     ),
-    # --- 7: losing any worker delays and never loses ---
+    Invariant(
+        "a_message_ended_by_a_pull_was_pulled_or_answered",
+        5,
+        """
+        select count(*)
+          from removal_delivery d
+          join removal_stream s on s.partner_id = d.stream_id and s.epoch = d.epoch
+         where d.delivered_by = 'pulled'
+           and exists (select from removal_notice n
+                        where n.stream_id = d.stream_id and n.epoch = d.epoch
+                          and n.sequence between d.first_sequence and d.last_sequence
+                          and n.handling = 'none' and n.sequence > s.received_through
+                          and not s.pulled @> n.sequence)
+        """,
+    ),
+    # --- 7: losing any worker, or any one connection, delays and never loses ---
+    # … or a connection: an answer that was cut off ends nothing, so what was never handed out cannot have been pulled.
+    Invariant(
+        "nothing_is_pulled_that_was_not_served",
+        7,
+        "select count(*) from removal_stream where not served @> pulled",
+    ),
     Invariant(
         "no_lease_is_long_over",
         7,

@@ -62,6 +62,11 @@ INVARIANTS = (
          where d.epoch > s.epoch or d.epoch = s.epoch and d.last_sequence > s.packed_through
         """,
     ),
+    Invariant(
+        "nothing_is_served_beyond_the_head",
+        3,
+        "select count(*) from removal_stream where not int8range(1, head + 1) @> served",
+    ),
     # Two ranges that begin and end where the whole does, and are as long together, leave no gap and do not overlap.
     Invariant(
         "two_halves_cover_a_split_message",

@@ -5,10 +5,11 @@ from typing import ClassVar, Self
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import CheckConstraint, F, Index, Q, UniqueConstraint
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
 from partners.models import Partner
 from removal.models.identifiers import new_id
+from removal.models.numbers import NumberRange, NumbersField, Within
 from removal.models.requests import RemovalRequest
 
 
@@ -20,6 +21,11 @@ class Stream(models.Model):
     head = models.BigIntegerField(default=0, help_text="The last number given.")
     packed_through = models.BigIntegerField(default=0, help_text="The last number put in a message.")
     received_through = models.BigIntegerField(default=0, help_text="The partner said it received all up to here.")
+    # Kept for removal.pulling; in this epoch.
+    served = NumbersField(db_default=(), editable=False, help_text="Numbers that a pull has handed out.")
+    pulled = NumbersField(
+        db_default=(), editable=False, help_text="Those that the partner has, as it came back for what follows them."
+    )
     # Kept for removal.flow.
     failures = models.PositiveIntegerField(db_default=0, help_text="Tries in a row that the endpoint did not answer.")
     probe_at = models.DateTimeField(
@@ -37,13 +43,39 @@ class Stream(models.Model):
         constraints = [
             CheckConstraint(condition=Q(packed_through__lte=F("head")), name="only_given_numbers_are_packed"),
             CheckConstraint(
-                condition=Q(received_through__lte=F("packed_through")), name="only_sent_numbers_are_received"
+                condition=Within(
+                    NumberRange(F("packed_through") + 1, Greatest("received_through", "packed_through") + 1),
+                    F("served"),
+                ),
+                name="only_told_numbers_are_received",
             ),
+            CheckConstraint(
+                condition=Within(F("served"), NumberRange(1, F("head") + 1)), name="only_given_numbers_are_served"
+            ),
+            CheckConstraint(condition=Within(F("pulled"), F("served")), name="only_served_numbers_are_pulled"),
             CheckConstraint(condition=Q(packed_through__gte=0, received_through__gte=0), name="numbers_start_at_1"),
         ]
 
     def __str__(self) -> str:
         return f"stream {self.partner_id}"
+
+    @property
+    def told_through(self) -> int:
+        """The last number up to which each one was put in a message or handed out by a pull."""
+        ahead = (last for first, last in self.served if first <= self.packed_through + 1)
+        return int(max(self.packed_through, *ahead, 0))
+
+    @property
+    def is_served_ahead(self) -> bool:
+        """Whether a pull has handed out numbers that are in no message yet."""
+        return bool(self.served) and self.served[-1][1] > self.packed_through
+
+    def has_told(self, sequence: int) -> bool:
+        """Whether a number was put in a message or handed out by a pull."""
+        return sequence <= self.packed_through or any(first <= sequence <= last for first, last in self.served)
+
+    def has_pulled(self, sequence: int) -> bool:
+        return any(first <= sequence <= last for first, last in self.pulled)
 
 
 class NoticeQuerySet(models.QuerySet["Notice"]):
@@ -130,6 +162,7 @@ class Delivery(models.Model):
     class DeliveredBy(models.TextChoices):
         RESPONSE = "response", "a 2xx response"
         ACKNOWLEDGED = "acknowledged", "the partner's acknowledgement"
+        PULLED = "pulled", "the partner's own pull"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     stream = models.ForeignKey(Stream, models.PROTECT, related_name="deliveries", db_index=False)

@@ -243,6 +243,29 @@ DAMAGE = [
             where state = 'sending';
            update removal_attempt set finished_at = now(), outcome = 'abandoned' where finished_at is null""",
     ),
+    (
+        "a_message_ended_by_a_pull_was_pulled_or_answered",
+        """update removal_delivery
+              set state = 'delivered', lease_until = null, delivered_at = now(), delivered_by = 'pulled'
+            where state = 'sending';
+           update removal_attempt set finished_at = now(), outcome = 'abandoned' where finished_at is null""",
+    ),
+    (
+        "nothing_is_pulled_that_was_not_served",
+        "update removal_stream set served = '{[1,3)}', pulled = '{[2,4)}' where partner_id = %(acme)s",
+    ),
+    (
+        "nothing_is_served_beyond_the_head",
+        "update removal_stream set served = '{[1,8)}' where partner_id = %(acme)s",
+    ),
+    (
+        "only_told_numbers_are_answered",
+        """insert into removal_acknowledgement
+           select (jsonb_populate_record(a, '{"id": 1000, "first_sequence": 5, "last_sequence": 5}')).*
+             from removal_acknowledgement a where stream_id = %(globex)s and status = 'received';
+           update removal_notice set handling = 'received', acknowledged_at = now()
+            where stream_id = %(globex)s and sequence = 5""",
+    ),
     (  # nobody said anything …
         "every_handling_is_the_partners_word",
         """update removal_notice set handling = 'in_progress', acknowledged_at = now()

@@ -61,6 +61,9 @@ def test_the_description_names_every_path(described: dict[str, Any]) -> None:
         "POST /v1/preferences",
         "GET /v1/preferences/{subject}",
         "POST /v1/acknowledgements",
+        "GET /v1/stream",
+        "GET /v1/stream/statement",
+        "GET /v1/stream/{sequence}",
         "GET /v1/stream/{sequence}/items",
         "GET /.well-known/removal-notices",
     }
