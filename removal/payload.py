@@ -5,13 +5,15 @@ The bytes are made once, at a message's first claim, and stored: nothing that ch
 
 import json
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NotRequired
 
 from django.conf import settings
 from django.db import connection
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from removal.identifiers import Identifiers
 
 MAX_BYTES = 256 * 1024  # of one message
 MAX_NOTICES_BYTES = MAX_BYTES - 1024  # of the notices in it: what is around them takes less than 1 KiB
@@ -148,8 +150,11 @@ def as_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def read_notices(*, stream_id: int, epoch: int, first: int, last: int) -> list[Notice]:
-    """Read a range of a stream in the form that its partner sees."""
+def read_notices(
+    *, stream_id: int, epoch: int, first: int, last: int, identifiers: Identifiers | None = None
+) -> list[Notice]:
+    """Read a range of a stream in the form that its partner sees. ``identifiers`` are looked up where not given."""
+    names = identifiers or Identifiers.for_partner(stream_id)
     span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last, "inline": MAX_INLINE_ITEMS}
     held: dict[int, list[Held]] = {}
     with connection.cursor() as cursor:
@@ -160,17 +165,22 @@ def read_notices(*, stream_id: int, epoch: int, first: int, last: int) -> list[N
                 part["items"] = items
             held.setdefault(sequence, []).append(part)
         cursor.execute(NOTICES, span)
-        return [_notice(row, held.get(row[0], [])) for row in cursor.fetchall()]
+        return [_notice(row, held.get(row[0], []), names) for row in cursor.fetchall()]
 
 
-def read_encoded(*, stream_id: int, epoch: int, first: int, last: int) -> list[bytes]:
-    """Read a range of a stream as the JSON of each of its notices, in order."""
+def read_encoded(
+    *, stream_id: int, epoch: int, first: int, last: int, identifiers: Identifiers | None = None
+) -> list[bytes]:
+    """Read a range of a stream as the JSON of each of its notices, in order. Hashed ones all go the long way."""
+    names = identifiers or Identifiers.for_partner(stream_id)
     span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last}
-    with connection.cursor() as cursor:
-        cursor.execute(ENCODED, {**span, "inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES})
-        encoded: dict[int, bytes] = {sequence: text.encode() for sequence, text in cursor.fetchall()}
+    encoded: dict[int, bytes] = {}
+    if names.is_raw:
+        with connection.cursor() as cursor:
+            cursor.execute(ENCODED, {**span, "inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES})
+            encoded = {sequence: text.encode() for sequence, text in cursor.fetchall()}
     for start, end in _gaps(encoded, first=first, last=last):
-        for notice in read_notices(stream_id=stream_id, epoch=epoch, first=start, last=end):
+        for notice in read_notices(stream_id=stream_id, epoch=epoch, first=start, last=end, identifiers=names):
             encoded[notice["sequence"]] = _encode(notice)
     return [encoded[sequence] for sequence in range(first, last + 1)]
 
@@ -188,23 +198,26 @@ def _gaps(known: Container[int], *, first: int, last: int) -> Iterator[tuple[int
         yield start, last
 
 
-def _notice(row: tuple, held: list[Held]) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
+def _notice(row: tuple, held: list[Held], names: Identifiers) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
     sequence, kind, reason, request, usages, items, received_at, respond_by, withdrawn_at = row[:9]
     subjects, subject, undoes, releases = row[9:]
-    notice = Notice(sequence=sequence, kind=kind, request=request, items_total=items)
+    notice = Notice(sequence=sequence, kind=kind, request=names.request(request), items_total=items)
     if withdrawn_at:
         notice["items_total"] = 0
-        notice["withdrawn_at"] = as_time(withdrawn_at)
+        notice["withdrawn_at"] = as_time(names.time(withdrawn_at))
         return notice
     notice["reason"] = reason
     notice["usages"] = usages
     if undoes is not None:
-        notice["subject"] = subject
+        notice["subject"] = names.subject(subject)
         notice["undoes"] = undoes
     elif subjects == 1:
-        notice["subject"] = subject
+        notice["subject"] = names.subject(subject)
+        for part in held:
+            if "items" in part:
+                part["items"] = names.items(subject, part["items"])
         notice["held"] = held
-        if not all("items" in part for part in held) or _size(held) > MAX_INLINE_BYTES:
+        if not all("items" in part for part in held) or _size(held, names) > MAX_INLINE_BYTES:
             notice["held"] = [Held(release=part["release"], items_total=part["items_total"]) for part in held]
             notice["items_url"] = items_url(sequence)
     else:
@@ -212,8 +225,8 @@ def _notice(row: tuple, held: list[Held]) -> Notice:  # type: ignore[type-arg]  
         if subjects:  # an offboarding is about all of the releases: there is no list to fetch
             notice["subjects_total"] = subjects
             notice["items_url"] = items_url(sequence)
-    notice["received_at"] = as_time(received_at)
-    notice["respond_by"] = as_time(respond_by)
+    notice["received_at"] = as_time(names.time(received_at))
+    notice["respond_by"] = as_time(names.time(respond_by))
     return notice
 
 
@@ -231,13 +244,28 @@ class Envelope:
     now: datetime
 
 
-def read_messages(*, stream_id: int, first: int, last: int, max_notices: int, envelope: Envelope) -> list[Message]:
-    """Read a range of a stream as messages of ``max_notices``, or of fewer where those would be too long."""
+def read_messages(
+    *,
+    stream_id: int,
+    first: int,
+    last: int,
+    max_notices: int,
+    envelope: Envelope,
+    identifiers: Identifiers | None = None,
+) -> list[Message]:
+    """Read a range of a stream as messages of ``max_notices``, or of fewer where those would be too long.
+
+    ``identifiers`` are looked up where not given.
+    """
+    names = identifiers or Identifiers.for_partner(stream_id)
+    envelope = replace(envelope, now=names.time(envelope.now))
     span = {"stream": stream_id, "epoch": envelope.epoch, "first": first, "last": last}
     limits = {"inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES, "most": max_notices}
-    with connection.cursor() as cursor:
-        cursor.execute(RUNS, {**span, **limits})
-        runs = {start: (count, text.encode()) for start, count, text in cursor.fetchall()}
+    runs: dict[int, tuple[int, bytes]] = {}
+    if names.is_raw:
+        with connection.cursor() as cursor:
+            cursor.execute(RUNS, {**span, **limits})
+            runs = {start: (count, text.encode()) for start, count, text in cursor.fetchall()}
     messages = []
     for start in range(first, last + 1, max_notices):
         end = min(start + max_notices - 1, last)
@@ -245,7 +273,7 @@ def read_messages(*, stream_id: int, first: int, last: int, max_notices: int, en
         if count == end - start + 1 and len(run) <= MAX_NOTICES_BYTES:
             messages.append(_message(run, first=start, last=end, envelope=envelope))
         else:
-            notices = read_encoded(stream_id=stream_id, epoch=envelope.epoch, first=start, last=end)
+            notices = read_encoded(stream_id=stream_id, epoch=envelope.epoch, first=start, last=end, identifiers=names)
             messages += pack(notices, first=start, max_notices=max_notices, envelope=envelope)
     return messages
 
@@ -295,5 +323,7 @@ def _encode(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _size(held: list[Held]) -> int:
-    return sum(len(item) * 4 + 3 for part in held for item in part.get("items", []))
+def _size(held: list[Held], names: Identifiers) -> int:
+    """Say how many bytes the items take at most; ENCODED decides by the same. Hashed ones are ASCII."""
+    width = 4 if names.is_raw else 1
+    return sum(len(item) * width + 3 for part in held for item in part.get("items", []))

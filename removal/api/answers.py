@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from partners.models import Partner
 from removal import payload
 from removal.api.fields import State, enum
 from removal.models import Release, RemovalRequest
@@ -321,6 +322,18 @@ class AcknowledgementAnswer(Answered):
     accepted: int
     unchanged: int
     refused: list[RefusedLine]
+
+
+class IdentifierKey(Answered):
+    key: str = Field(description="idk_ and 32 bytes in base64.")
+    created_at: datetime
+
+
+class Identifiers(Answered):
+    """How your messages name things. Of the ``keys`` of hmac_sha256 the first is in force; older messages have others."""
+
+    identifiers: Annotated[str, enum(Partner.Identifiers.values)]
+    keys: list[IdentifierKey]
 
 
 class PublishedKey(Answered):
