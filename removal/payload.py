@@ -19,6 +19,7 @@ MAX_BYTES = 256 * 1024  # of one message
 MAX_NOTICES_BYTES = MAX_BYTES - 1024  # of the notices in it: what is around them takes less than 1 KiB
 MAX_INLINE_ITEMS = 1000  # of one notice; longer lists are fetched from items_url
 MAX_INLINE_BYTES = 64 * 1024  # of one notice, so that a message always holds one
+MAX_COUNTED = 10_000  # targets of a request that are looked up to say how many of them a partner holds
 
 
 class Held(TypedDict):
@@ -62,7 +63,8 @@ class Message:
     body: bytes
 
 
-# Each notice of a range with its request: its subject where that is only one, else the releases it is about.
+# Each notice of a range with its request: its subject where that is only one, else the releases it is about. How many
+# subjects: those in the partner's releases. A recall of others too is counted anew, up to a limit, or not told.
 NOTICES = """
 select n.sequence, n.kind, r.reason, r.public_id, r.usages, n.item_count, r.received_at, n.respond_by, n.withdrawn_at,
        r.target_count, case when r.target_count = 1 then
@@ -75,9 +77,18 @@ select n.sequence, n.kind, r.reason, r.public_id, r.usages, n.item_count, r.rece
        case when r.target_count <> 1 then array(
            select l.name from removal_release l
             where l.id in (select d.release_id from removal_disclosure d where d.id = any(n.disclosures))
-            order by l.id) end
+            order by l.id) end,
+       case when r.target_count <= 1 or r.release_ids <@ given.releases then r.target_count
+            when r.target_count <= %(counted)s then (
+                select count(*) from removal_requesttarget t
+                 where t.request_id = r.id and exists (
+                     select from removal_manifestentry m
+                      where m.subject_id = t.subject_id and m.release_id = any(given.releases)
+                        and (t.items is null or t.items && m.items))) end
   from removal_notice n
   join removal_removalrequest r on r.id = n.request_id
+ cross join lateral (
+      select array(select d.release_id from removal_disclosure d where d.id = any(n.disclosures)) releases) given
  where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
  order by n.sequence
 """
@@ -155,7 +166,8 @@ def read_notices(
 ) -> list[Notice]:
     """Read a range of a stream in the form that its partner sees. ``identifiers`` are looked up where not given."""
     names = identifiers or Identifiers.for_partner(stream_id)
-    span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last, "inline": MAX_INLINE_ITEMS}
+    span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last}
+    span |= {"inline": MAX_INLINE_ITEMS, "counted": MAX_COUNTED}
     held: dict[int, list[Held]] = {}
     with connection.cursor() as cursor:
         cursor.execute(HELD, span)
@@ -200,7 +212,7 @@ def _gaps(known: Container[int], *, first: int, last: int) -> Iterator[tuple[int
 
 def _notice(row: tuple, held: list[Held], names: Identifiers) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
     sequence, kind, reason, request, usages, items, received_at, respond_by, withdrawn_at = row[:9]
-    subjects, subject, undoes, releases = row[9:]
+    subjects, subject, undoes, releases, subjects_held = row[9:]
     notice = Notice(sequence=sequence, kind=kind, request=names.request(request), items_total=items)
     if withdrawn_at:
         notice["items_total"] = 0
@@ -223,7 +235,8 @@ def _notice(row: tuple, held: list[Held], names: Identifiers) -> Notice:  # type
     else:
         notice["releases"] = releases
         if subjects:  # an offboarding is about all of the releases: there is no list to fetch
-            notice["subjects_total"] = subjects
+            if subjects_held is not None:
+                notice["subjects_total"] = subjects_held
             notice["items_url"] = items_url(sequence)
     notice["received_at"] = as_time(names.time(received_at))
     notice["respond_by"] = as_time(names.time(respond_by))
