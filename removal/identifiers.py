@@ -1,7 +1,7 @@
 """How a partner is told of subjects, items, requests and times: as they are, or in a form that only it can match.
 
-Two partners with hashed identifiers that compare what they were told share release names, days and counts, and no name of a
-person's content (docs/decisions/0016-least-knowledge.md). From a partner nothing is hidden that it holds.
+Two partners with hashed identifiers that compare what they were told share release names, days and counts, and no name
+of a person's content (docs/decisions/0016-least-knowledge.md). From a partner nothing is hidden that it holds.
 """
 
 from dataclasses import dataclass

@@ -330,7 +330,7 @@ class IdentifierKey(Answered):
 
 
 class Identifiers(Answered):
-    """How your messages name things. Of the ``keys`` of hmac_sha256 the first is in force; older messages have others."""
+    """How your messages name things. Of the ``keys`` the first is in force; older messages may have another."""
 
     identifiers: Annotated[str, enum(Partner.Identifiers.values)]
     keys: list[IdentifierKey]
