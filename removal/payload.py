@@ -7,10 +7,11 @@ import json
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from django.conf import settings
 from django.db import connection
+from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from removal.identifiers import Identifiers
@@ -22,12 +23,20 @@ MAX_INLINE_BYTES = 64 * 1024  # of one notice, so that a message always holds on
 MAX_COUNTED = 10_000  # targets of a request that are looked up to say how many of them a partner holds
 
 
+# What a number, a text or a time may be, for the published schema (removal/api/contract.py).
+Number = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(min_length=1)]
+Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC.")]
+
+
 class Held(TypedDict):
     """What the partner received in one release. Without ``items``, the list is at ``items_url``."""
 
-    release: str
-    items_total: int
-    items: NotRequired[list[str]]
+    release: Name
+    items_total: Number
+    items: NotRequired[list[Name]]
 
 
 class Notice(TypedDict):
@@ -37,21 +46,68 @@ class Notice(TypedDict):
     reinstatement ``undoes`` earlier numbers for future use; past removals stand.
     """
 
-    sequence: int
-    kind: str
-    request: str
-    items_total: int
-    reason: NotRequired[str]
-    subject: NotRequired[str]
-    usages: NotRequired[list[str]]
+    sequence: Number
+    kind: Annotated[Name, Field(description="opt_out, deletion, recall, offboarding or reinstatement; more may come.")]
+    request: Name
+    items_total: Count
+    reason: NotRequired[Name]
+    subject: NotRequired[Name]
+    usages: NotRequired[list[Name]]
     held: NotRequired[list[Held]]
-    subjects_total: NotRequired[int]
-    releases: NotRequired[list[str]]
-    items_url: NotRequired[str]
-    received_at: NotRequired[str]
-    respond_by: NotRequired[str]
-    withdrawn_at: NotRequired[str]
-    undoes: NotRequired[list[int]]
+    subjects_total: NotRequired[Number]
+    releases: NotRequired[list[Name]]
+    items_url: NotRequired[Url]
+    received_at: NotRequired[Time]
+    respond_by: NotRequired[Time]
+    withdrawn_at: NotRequired[Time]
+    undoes: NotRequired[list[Number]]
+
+
+class NoticesData(TypedDict):
+    """Numbers ``first`` to ``last`` of the partner's stream, of ``head`` that it had then. Samples have epoch 0."""
+
+    partner: str
+    epoch: Count
+    first: Number
+    last: Number
+    head: Count
+    acknowledge_url: Url
+    notices: list[Notice]
+
+
+class NoticesMessage(TypedDict):
+    """A range of a partner's stream."""
+
+    type: Literal["removal.notices"]
+    version: Literal["1"]
+    timestamp: Time
+    data: NoticesData
+
+
+class StreamData(TypedDict):
+    """Where the partner's stream stands."""
+
+    partner: str
+    epoch: Count
+    head: Count
+
+
+class PingMessage(TypedDict):
+    """A message that says only that we reach each other: answer with a 2xx."""
+
+    type: Literal["removal.ping"]
+    version: Literal["1"]
+    timestamp: Time
+    data: StreamData
+
+
+class ReminderMessage(TypedDict):
+    """A reminder of numbers that still have no final answer. It adds none to the stream."""
+
+    type: Literal["removal.reminder"]
+    version: Literal["1"]
+    timestamp: Time
+    data: StreamData
 
 
 @dataclass(frozen=True)
@@ -313,7 +369,7 @@ def pack(notices: Sequence[bytes], *, first: int, max_notices: int, envelope: En
 
 
 def _message(notices: bytes, *, first: int, last: int, envelope: Envelope) -> Message:
-    around = {
+    around: NoticesMessage = {
         "type": "removal.notices",
         "version": "1",
         "timestamp": as_time(envelope.now),

@@ -4,10 +4,8 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from partners.models import Partner
-from removal import payload
 from removal.api.fields import State, enum
 from removal.models import Release, RemovalRequest
 
@@ -65,7 +63,7 @@ class BulkError(Answered):
 
 
 class BulkAnswer(Answered):
-    """What became of a line. The last line has ``resume_at_line`` instead if the file could not be taken to its end."""
+    """What became of a line. The last line is a BodyEnd instead if the file could not be taken to its end."""
 
     line: int
     status: Literal["created", "repeated", "conflict", "invalid"]
@@ -73,8 +71,15 @@ class BulkAnswer(Answered):
     error: BulkError | None = None
 
 
+class BodyEnd(Answered):
+    """Why the rest of a body was not taken. The answers before it stand; send the rest again from this line on."""
+
+    error: BulkError
+    resume_at_line: int
+
+
 class PreferenceAnswer(Answered):
-    """What became of a line. A conflict is ``opt_out_stands`` or ``too_late``. The last line as in BulkAnswer."""
+    """What became of a line. A conflict is ``opt_out_stands`` or ``too_late``. The last line as for BulkAnswer."""
 
     line: int
     status: Literal["created", "unchanged", "conflict", "invalid"]
@@ -348,22 +353,4 @@ class PublishedKeys(Answered):
     keys: list[PublishedKey]
     versions: list[str] = ["1"]
     documentation: str
-
-
-class WebhookData(TypedDict):
-    partner: str
-    epoch: int
-    first: int
-    last: int
-    head: int
-    notices: list[payload.Notice]
-    acknowledge_url: str
-
-
-class WebhookMessage(TypedDict):
-    """Numbers ``first`` to ``last`` of the partner's stream, of ``head`` that it has now."""
-
-    type: Literal["removal.notices"]
-    version: Literal["1"]
-    timestamp: str
-    data: WebhookData
+    schemas: dict[str, str] = Field(description="JSON Schemas of the messages that we send, by name and version.")
