@@ -11,9 +11,9 @@ from django.utils import timezone
 
 from partners.identifiers import IdentifierKey
 from partners.models import Partner
-from removal import intake, ledger, partnerships, payload, planning, recall, uploads
-from removal.identifiers import IdentifierKeyMissing
-from removal.models import Notice, Stream
+from removal import delivery, intake, ledger, partnerships, payload, planning, recall, uploads
+from removal.identifiers import IdentifierKeyMissing, Identifiers
+from removal.models import Delivery, Notice, Stream
 from removal.partnerships import NewPartner
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.removal.api.conftest import Caller, lines_of, problem_of
@@ -250,6 +250,27 @@ def test_messages_that_exist_keep_their_names_and_old_keys_stay_readable() -> No
     assert partnerships.choose_identifiers(actor="test", slug="acme", identifiers="raw") == ""
     assert caller.get("/v1/partner/identifiers").json()["identifiers"] == "raw"
     assert problem_of(Caller(None).get("/v1/partner/identifiers"))[0] == 401
+
+
+def test_a_message_that_was_written_keeps_its_bytes_when_the_format_changes() -> None:
+    made = make_partner("acme")
+    disclose(make_release(contents={"site:1": ["post:1"], "site:2": ["post:1"]}), made.partner)
+    record(make_wish("site:1"))
+    planning.plan(budget=BUDGET)
+    [first] = delivery.claim_due(partner_id=made.partner.pk)
+    key = partnerships.choose_identifiers(actor="test", slug="acme", identifiers="hmac_sha256")
+    Delivery.objects.update(state="waiting", lease_until=None)  # as if it had failed, and its time had come
+    record(make_wish("site:2"))
+    planning.plan(budget=BUDGET)
+
+    again, fresh = delivery.claim_due(partner_id=made.partner.pk)
+
+    assert again.body == first.body
+    assert b'"subject":"site:1"' in again.body
+    [notice] = json.loads(fresh.body)["data"]["notices"]
+    assert notice["subject"] == IdentifierKey.from_text(key).subject("site:2")
+    forms = [names.item("site:1", "post:1") for names in Identifiers.ever_given(made.partner.pk)]
+    assert forms == ["post:1", IdentifierKey.from_text(key).item("site:1", "post:1")]
 
 
 def test_nothing_is_told_raw_when_the_key_is_missing() -> None:
