@@ -18,6 +18,7 @@ from typing import Any
 import requests
 
 from tests.bench.measure import database, database_url
+from tests.conftest import ROOT
 
 CHECKS = (
     "not_a_server_error",
@@ -126,7 +127,8 @@ def run(*, seconds: int, seed: int, wrongly: bool = False) -> int:
                     *("--max-time", str(seconds), "--seed", str(seed), "--continue-on-failure", "--no-color"),
                     *("--request-timeout", "30", "--output-sanitize", "false", "--warnings", "off"),
                 ],
-                env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks"},
+                cwd=folder,  # where it leaves what it remembers, lest one run depends on another
+                env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "PYTHONPATH": str(ROOT)},
                 check=False,
             )
             processes.check()  # the server is still there
