@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from django.db import connection, transaction
 from django.db.models import Q
 
+from partners import models
+from partners.identifiers import IdentifierKey
 from partners.models import Partner, Secret
 from partners.signing import Ed25519PrivateKey, HmacSecret, SigningKey
 
@@ -86,3 +88,16 @@ def rotate_secret(*, partner: Partner, now: datetime, overlap: timedelta = OVERL
         partner=partner, direction=Secret.Direction.OUTBOUND, algorithm=Secret.Algorithm.HMAC, key=text
     )
     return text
+
+
+def identifier_keys(*, partner_id: int) -> Sequence[IdentifierKey]:
+    """Read the keys of a partner's hashed identifiers: the one in force first, then those before it."""
+    rows = models.IdentifierKey.objects.filter(partner_id=partner_id).order_by("-id")
+    return [IdentifierKey.from_text(row.key) for row in rows]
+
+
+def make_identifier_key(*, partner: Partner) -> IdentifierKey:
+    """Make a key for a partner's identifiers, which is in force from now on."""
+    key = IdentifierKey.generate()
+    models.IdentifierKey.objects.create(partner=partner, key=key.to_text())
+    return key

@@ -29,6 +29,10 @@ class Partner(models.Model):
         LIVE = "live", "live"  # messages leave as they become due
         PAUSED = "paused", "paused"  # staff stopped the messages; obligations stay open and age
 
+    class Identifiers(models.TextChoices):
+        RAW = "raw", "raw"  # the platform's own, as in the releases
+        HMAC = "hmac_sha256", "HMAC-SHA256"  # made with a key of this partner's, and times cut to the day
+
     slug = models.CharField(max_length=63, unique=True, validators=[slug_validator])
     name = models.CharField(max_length=200)
     state = models.CharField(max_length=10, choices=State, default=State.LIVE)
@@ -37,11 +41,21 @@ class Partner(models.Model):
         default=all_usages,
         help_text="What it is licensed to use content for; all covers everything.",
     )
+    identifiers = models.CharField(
+        max_length=11,
+        choices=Identifiers,
+        default=Identifiers.RAW,
+        db_default=Identifiers.RAW,
+        help_text="How its messages name subjects, items and requests.",
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
         constraints = [
             CheckConstraint(condition=Q(state__in=["live", "paused"]), name="a_partner_is_live_or_paused"),
+            CheckConstraint(
+                condition=Q(identifiers__in=["raw", "hmac_sha256"]), name="a_partners_identifiers_are_raw_or_hashed"
+            ),
             CheckConstraint(condition=Q(usages__len__gt=0), name="a_partner_is_licensed_for_some_usage"),
             CheckConstraint(condition=Q(slug__regex=r"^[a-z0-9][a-z0-9-]{0,62}$"), name="a_slug_is_plain"),
         ]
@@ -140,6 +154,20 @@ class Secret(models.Model):
     def key_id(self) -> str:
         """The public name that attempts and ``/.well-known/removal-notices`` use."""
         return f"key_{self.pk}"
+
+
+class IdentifierKey(models.Model):
+    """A key that a partner's hashed identifiers are made with. The newest is in force; older ones still read answers.
+
+    No ``Secret``: it has no direction, signs nothing, and the partner may read it again.
+    """
+
+    partner = models.ForeignKey(Partner, models.PROTECT, related_name="identifier_keys")
+    key = EncryptedTextField(help_text="idk_…; encrypted with ENCRYPTION_KEYS.")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    def __str__(self) -> str:
+        return f"identifier key {self.pk}"
 
 
 class ApiKey(models.Model):

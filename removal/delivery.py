@@ -24,6 +24,7 @@ from partners.keys import Signer, signer_for
 from removal import acknowledgement, flow, payload, settling
 from removal.crashpoints import crashpoint
 from removal.flow import Flow
+from removal.identifiers import Identifiers
 from removal.models.identifiers import new_id
 from removal.transactions import whole_step
 from removal.verdict import Verdict
@@ -78,7 +79,7 @@ class Result:
 
 LOCK_STREAM = """
 select s.epoch, s.head, s.packed_through, p.slug, p.state = 'live' and e.state = 'open', e.url,
-       e."window", e.max_notices, e.rate_per_second, clock_timestamp(),
+       e."window", e.max_notices, e.rate_per_second, clock_timestamp(), p.identifiers,
        exists (select from removal_incident i where i.stream_id = s.partner_id and i.closed_at is null),
        coalesce(upper(s.served) > s.packed_through + 1, false),
        s.failures, s.probe_at, s.allowance, s.tokens, s.tokens_at
@@ -153,6 +154,7 @@ class _Stream:
     max_notices: int
     rate: int
     now: datetime
+    identifiers: str
     has_incident: bool
     is_served_ahead: bool  # a pull has handed out numbers that are in no message yet
 
@@ -160,7 +162,7 @@ class _Stream:
 def _lock_stream(cursor: CursorWrapper, partner_id: int, *, or_skip: bool = False) -> _Stream | None:
     cursor.execute(LOCK_STREAM + (" skip locked" if or_skip else ""), [partner_id])
     row = cursor.fetchone()
-    return row and _Stream(partner_id, Flow(*row[12:]), *row[:12])
+    return row and _Stream(partner_id, Flow(*row[13:]), *row[:13])
 
 
 def _keep(cursor: CursorWrapper, stream: _Stream, *, packed_through: int, kept: Flow) -> None:
@@ -284,7 +286,12 @@ def _fresh(stream: _Stream, places: int) -> list[_Message]:
 def _pack(stream: _Stream, epoch: int, first: int, last: int, *, max_notices: int) -> list[payload.Message]:
     envelope = payload.Envelope(stream.slug, epoch, stream.head, stream.now)
     return payload.read_messages(
-        stream_id=stream.partner_id, first=first, last=last, max_notices=max_notices, envelope=envelope
+        stream_id=stream.partner_id,
+        first=first,
+        last=last,
+        max_notices=max_notices,
+        envelope=envelope,
+        identifiers=Identifiers.of(stream.partner_id, stream.identifiers),
     )
 
 

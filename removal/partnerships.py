@@ -29,16 +29,28 @@ class UnknownKey(Exception):
 
 @dataclass(frozen=True)
 class NewPartner:
-    """A partner with the two secrets that are shown once: ours that signs, theirs that calls."""
+    """A partner with the two secrets that are shown once: ours that signs, theirs that calls.
+
+    ``identifier_key`` is empty unless its identifiers are hashed.
+    """
 
     partner: Partner
     secret: str
     api_key: str
+    identifier_key: str = ""
 
 
 @whole_step
 def add_partner(
-    *, actor: str, slug: str, name: str, url: str, now: datetime, usages: Sequence[str] = ("all",), **limits: int
+    *,
+    actor: str,
+    slug: str,
+    name: str,
+    url: str,
+    now: datetime,
+    usages: Sequence[str] = ("all",),
+    identifiers: str = Partner.Identifiers.RAW,
+    **limits: int,
 ) -> NewPartner:
     """Make a partner, licensed for ``usages``, with its endpoint, stream, signing secret and API key.
 
@@ -47,7 +59,7 @@ def add_partner(
     unknown = [usage for usage in usages if usage not in USAGES]
     if unknown or not usages:
         raise InvalidPartner(f"There is no usage {', '.join(unknown)}. Write one of: {', '.join(USAGES)}.")
-    partner = Partner(slug=slug, name=name or slug, usages=list(dict.fromkeys(usages)))
+    partner = Partner(slug=slug, name=name or slug, usages=list(dict.fromkeys(usages)), identifiers=identifiers)
     endpoint = Endpoint(partner=partner, url=checked_url(url), **limits)
     try:
         partner.full_clean()
@@ -60,8 +72,10 @@ def add_partner(
     keys.ensure_service_key()
     secret = keys.rotate_secret(partner=partner, now=now)
     _, api_key = ApiKey.create(partner=partner)
+    hashed = identifiers == Partner.Identifiers.HMAC
+    identifier_key = keys.make_identifier_key(partner=partner).to_text() if hashed else ""
     _log(actor, "partner_added", partner)
-    return NewPartner(partner, secret, api_key)
+    return NewPartner(partner, secret, api_key, identifier_key)
 
 
 @whole_step
@@ -89,6 +103,28 @@ def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta = 
     secret = keys.rotate_secret(partner=partner, now=now, overlap=overlap)
     _log(actor, "secret_rotated", partner)
     return secret
+
+
+@whole_step
+def choose_identifiers(*, actor: str, slug: str, identifiers: str, new_key: bool = False) -> str:
+    """Choose how a partner's messages name things from the next one on; returns the key in force, empty when raw.
+
+    Messages that exist keep their bytes. The first key is made here; ``new_key`` makes another, because the one in
+    force is known to somebody else: every identifier is another one then. Choosing the same again changes nothing.
+    """
+    partner = _lock(slug)
+    known = keys.identifier_keys(partner_id=partner.pk)
+    is_hashed = identifiers == Partner.Identifiers.HMAC
+    if is_hashed and (new_key or not known):
+        known = [keys.make_identifier_key(partner=partner), *known]
+        _log(actor, "identifier_key_made", partner)
+    if partner.identifiers != identifiers:
+        partner.identifiers = identifiers
+        partner.save(update_fields=["identifiers"])
+        LogEntry.objects.create(
+            actor=actor, action="identifiers_chosen", about={"partner": partner.pk, "identifiers": identifiers}
+        )
+    return known[0].to_text() if is_hashed else ""
 
 
 @whole_step

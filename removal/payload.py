@@ -5,26 +5,38 @@ The bytes are made once, at a message's first claim, and stored: nothing that ch
 
 import json
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from django.conf import settings
 from django.db import connection
+from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from removal.identifiers import Identifiers
 
 MAX_BYTES = 256 * 1024  # of one message
 MAX_NOTICES_BYTES = MAX_BYTES - 1024  # of the notices in it: what is around them takes less than 1 KiB
 MAX_INLINE_ITEMS = 1000  # of one notice; longer lists are fetched from items_url
 MAX_INLINE_BYTES = 64 * 1024  # of one notice, so that a message always holds one
+MAX_COUNTED = 10_000  # targets of a request that are looked up to say how many of them a partner holds
+
+
+# What a number, a text or a time may be, for the published schema (removal/api/contract.py).
+Number = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(min_length=1)]
+Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC.")]
 
 
 class Held(TypedDict):
     """What the partner received in one release. Without ``items``, the list is at ``items_url``."""
 
-    release: str
-    items_total: int
-    items: NotRequired[list[str]]
+    release: Name
+    items_total: Number
+    items: NotRequired[list[Name]]
 
 
 class Notice(TypedDict):
@@ -34,21 +46,68 @@ class Notice(TypedDict):
     reinstatement ``undoes`` earlier numbers for future use; past removals stand.
     """
 
-    sequence: int
-    kind: str
-    request: str
-    items_total: int
-    reason: NotRequired[str]
-    subject: NotRequired[str]
-    usages: NotRequired[list[str]]
+    sequence: Number
+    kind: Annotated[Name, Field(description="opt_out, deletion, recall, offboarding or reinstatement; more may come.")]
+    request: Name
+    items_total: Count
+    reason: NotRequired[Name]
+    subject: NotRequired[Name]
+    usages: NotRequired[list[Name]]
     held: NotRequired[list[Held]]
-    subjects_total: NotRequired[int]
-    releases: NotRequired[list[str]]
-    items_url: NotRequired[str]
-    received_at: NotRequired[str]
-    respond_by: NotRequired[str]
-    withdrawn_at: NotRequired[str]
-    undoes: NotRequired[list[int]]
+    subjects_total: NotRequired[Number]
+    releases: NotRequired[list[Name]]
+    items_url: NotRequired[Url]
+    received_at: NotRequired[Time]
+    respond_by: NotRequired[Time]
+    withdrawn_at: NotRequired[Time]
+    undoes: NotRequired[list[Number]]
+
+
+class NoticesData(TypedDict):
+    """Numbers ``first`` to ``last`` of the partner's stream, of ``head`` that it had then. Samples have epoch 0."""
+
+    partner: str
+    epoch: Count
+    first: Number
+    last: Number
+    head: Count
+    acknowledge_url: Url
+    notices: list[Notice]
+
+
+class NoticesMessage(TypedDict):
+    """A range of a partner's stream."""
+
+    type: Literal["removal.notices"]
+    version: Literal["1"]
+    timestamp: Time
+    data: NoticesData
+
+
+class StreamData(TypedDict):
+    """Where the partner's stream stands."""
+
+    partner: str
+    epoch: Count
+    head: Count
+
+
+class PingMessage(TypedDict):
+    """A message that says only that we reach each other: answer with a 2xx."""
+
+    type: Literal["removal.ping"]
+    version: Literal["1"]
+    timestamp: Time
+    data: StreamData
+
+
+class ReminderMessage(TypedDict):
+    """A reminder of numbers that still have no final answer. It adds none to the stream."""
+
+    type: Literal["removal.reminder"]
+    version: Literal["1"]
+    timestamp: Time
+    data: StreamData
 
 
 @dataclass(frozen=True)
@@ -60,7 +119,8 @@ class Message:
     body: bytes
 
 
-# Each notice of a range with its request: its subject where that is only one, else the releases it is about.
+# Each notice of a range with its request: its subject where that is only one, else the releases it is about. How many
+# subjects: those in the partner's releases. A recall of others too is counted anew, up to a limit, or not told.
 NOTICES = """
 select n.sequence, n.kind, r.reason, r.public_id, r.usages, n.item_count, r.received_at, n.respond_by, n.withdrawn_at,
        r.target_count, case when r.target_count = 1 then
@@ -73,9 +133,18 @@ select n.sequence, n.kind, r.reason, r.public_id, r.usages, n.item_count, r.rece
        case when r.target_count <> 1 then array(
            select l.name from removal_release l
             where l.id in (select d.release_id from removal_disclosure d where d.id = any(n.disclosures))
-            order by l.id) end
+            order by l.id) end,
+       case when r.target_count <= 1 or r.release_ids <@ given.releases then r.target_count
+            when r.target_count <= %(counted)s then (
+                select count(*) from removal_requesttarget t
+                 where t.request_id = r.id and exists (
+                     select from removal_manifestentry m
+                      where m.subject_id = t.subject_id and m.release_id = any(given.releases)
+                        and (t.items is null or t.items && m.items))) end
   from removal_notice n
   join removal_removalrequest r on r.id = n.request_id
+ cross join lateral (
+      select array(select d.release_id from removal_disclosure d where d.id = any(n.disclosures)) releases) given
  where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
  order by n.sequence
 """
@@ -150,9 +219,13 @@ def as_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def read_notices(*, stream_id: int, epoch: int, first: int, last: int) -> list[Notice]:
-    """Read a range of a stream in the form that its partner sees."""
-    span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last, "inline": MAX_INLINE_ITEMS}
+def read_notices(
+    *, stream_id: int, epoch: int, first: int, last: int, identifiers: Identifiers | None = None
+) -> list[Notice]:
+    """Read a range of a stream in the form that its partner sees. ``identifiers`` are looked up where not given."""
+    names = identifiers or Identifiers.for_partner(stream_id)
+    span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last}
+    span |= {"inline": MAX_INLINE_ITEMS, "counted": MAX_COUNTED}
     held: dict[int, list[Held]] = {}
     with connection.cursor() as cursor:
         cursor.execute(HELD, span)
@@ -162,17 +235,22 @@ def read_notices(*, stream_id: int, epoch: int, first: int, last: int) -> list[N
                 part["items"] = items
             held.setdefault(sequence, []).append(part)
         cursor.execute(NOTICES, span)
-        return [_notice(row, held.get(row[0], [])) for row in cursor.fetchall()]
+        return [_notice(row, held.get(row[0], []), names) for row in cursor.fetchall()]
 
 
-def read_encoded(*, stream_id: int, epoch: int, first: int, last: int) -> list[bytes]:
-    """Read a range of a stream as the JSON of each of its notices, in order."""
+def read_encoded(
+    *, stream_id: int, epoch: int, first: int, last: int, identifiers: Identifiers | None = None
+) -> list[bytes]:
+    """Read a range of a stream as the JSON of each of its notices, in order. Hashed ones all go the long way."""
+    names = identifiers or Identifiers.for_partner(stream_id)
     span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last}
-    with connection.cursor() as cursor:
-        cursor.execute(ENCODED, {**span, "inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES})
-        encoded: dict[int, bytes] = {sequence: text.encode() for sequence, text in cursor.fetchall()}
+    encoded: dict[int, bytes] = {}
+    if names.is_raw:
+        with connection.cursor() as cursor:
+            cursor.execute(ENCODED, {**span, "inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES})
+            encoded = {sequence: text.encode() for sequence, text in cursor.fetchall()}
     for start, end in _gaps(encoded, first=first, last=last):
-        for notice in read_notices(stream_id=stream_id, epoch=epoch, first=start, last=end):
+        for notice in read_notices(stream_id=stream_id, epoch=epoch, first=start, last=end, identifiers=names):
             encoded[notice["sequence"]] = _encode(notice)
     return [encoded[sequence] for sequence in range(first, last + 1)]
 
@@ -190,32 +268,36 @@ def _gaps(known: Container[int], *, first: int, last: int) -> Iterator[tuple[int
         yield start, last
 
 
-def _notice(row: tuple, held: list[Held]) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
+def _notice(row: tuple, held: list[Held], names: Identifiers) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
     sequence, kind, reason, request, usages, items, received_at, respond_by, withdrawn_at = row[:9]
-    subjects, subject, undoes, releases = row[9:]
-    notice = Notice(sequence=sequence, kind=kind, request=request, items_total=items)
+    subjects, subject, undoes, releases, subjects_held = row[9:]
+    notice = Notice(sequence=sequence, kind=kind, request=names.request(request), items_total=items)
     if withdrawn_at:
         notice["items_total"] = 0
-        notice["withdrawn_at"] = as_time(withdrawn_at)
+        notice["withdrawn_at"] = as_time(names.time(withdrawn_at))
         return notice
     notice["reason"] = reason
     notice["usages"] = usages
     if undoes is not None:
-        notice["subject"] = subject
+        notice["subject"] = names.subject(subject)
         notice["undoes"] = undoes
     elif subjects == 1:
-        notice["subject"] = subject
+        notice["subject"] = names.subject(subject)
+        for part in held:
+            if "items" in part:
+                part["items"] = names.items(subject, part["items"])
         notice["held"] = held
-        if not all("items" in part for part in held) or _size(held) > MAX_INLINE_BYTES:
+        if not all("items" in part for part in held) or _size(held, names) > MAX_INLINE_BYTES:
             notice["held"] = [Held(release=part["release"], items_total=part["items_total"]) for part in held]
             notice["items_url"] = items_url(sequence)
     else:
         notice["releases"] = releases
         if subjects:  # an offboarding is about all of the releases: there is no list to fetch
-            notice["subjects_total"] = subjects
+            if subjects_held is not None:
+                notice["subjects_total"] = subjects_held
             notice["items_url"] = items_url(sequence)
-    notice["received_at"] = as_time(received_at)
-    notice["respond_by"] = as_time(respond_by)
+    notice["received_at"] = as_time(names.time(received_at))
+    notice["respond_by"] = as_time(names.time(respond_by))
     return notice
 
 
@@ -237,13 +319,28 @@ class Envelope:
     now: datetime
 
 
-def read_messages(*, stream_id: int, first: int, last: int, max_notices: int, envelope: Envelope) -> list[Message]:
-    """Read a range of a stream as messages of ``max_notices``, or of fewer where those would be too long."""
+def read_messages(
+    *,
+    stream_id: int,
+    first: int,
+    last: int,
+    max_notices: int,
+    envelope: Envelope,
+    identifiers: Identifiers | None = None,
+) -> list[Message]:
+    """Read a range of a stream as messages of ``max_notices``, or of fewer where those would be too long.
+
+    ``identifiers`` are looked up where not given.
+    """
+    names = identifiers or Identifiers.for_partner(stream_id)
+    envelope = replace(envelope, now=names.time(envelope.now))
     span = {"stream": stream_id, "epoch": envelope.epoch, "first": first, "last": last}
     limits = {"inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES, "most": max_notices}
-    with connection.cursor() as cursor:
-        cursor.execute(RUNS, {**span, **limits})
-        runs = {start: (count, text.encode()) for start, count, text in cursor.fetchall()}
+    runs: dict[int, tuple[int, bytes]] = {}
+    if names.is_raw:
+        with connection.cursor() as cursor:
+            cursor.execute(RUNS, {**span, **limits})
+            runs = {start: (count, text.encode()) for start, count, text in cursor.fetchall()}
     messages = []
     for start in range(first, last + 1, max_notices):
         end = min(start + max_notices - 1, last)
@@ -251,7 +348,7 @@ def read_messages(*, stream_id: int, first: int, last: int, max_notices: int, en
         if count == end - start + 1 and len(run) <= MAX_NOTICES_BYTES:
             messages.append(_message(run, first=start, last=end, envelope=envelope))
         else:
-            notices = read_encoded(stream_id=stream_id, epoch=envelope.epoch, first=start, last=end)
+            notices = read_encoded(stream_id=stream_id, epoch=envelope.epoch, first=start, last=end, identifiers=names)
             messages += pack(notices, first=start, max_notices=max_notices, envelope=envelope)
     return messages
 
@@ -278,7 +375,7 @@ def pack(notices: Sequence[bytes], *, first: int, max_notices: int, envelope: En
 
 
 def _message(notices: bytes, *, first: int, last: int, envelope: Envelope) -> Message:
-    around = {
+    around: NoticesMessage = {
         "type": "removal.notices",
         "version": "1",
         "timestamp": as_time(envelope.now),
@@ -301,5 +398,7 @@ def _encode(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _size(held: list[Held]) -> int:
-    return sum(len(item) * 4 + 3 for part in held for item in part.get("items", []))
+def _size(held: list[Held], names: Identifiers) -> int:
+    """Say how many bytes the items take at most; ENCODED decides by the same. Hashed ones are ASCII."""
+    width = 4 if names.is_raw else 1
+    return sum(len(item) * width + 3 for part in held for item in part.get("items", []))

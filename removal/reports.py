@@ -5,6 +5,7 @@ from datetime import datetime
 
 from django.db import connection
 
+from removal.identifiers import Identifiers
 from removal.intake import UnknownRequest
 from removal.ledger import UnknownRelease
 from removal.models import Release, RemovalRequest
@@ -227,6 +228,7 @@ class ItemPage:
 def notice_items(*, partner_id: int, sequence: int, after: int, limit: int) -> ItemPage:
     """List what a partner holds of a notice's targets, by subject. None of it when the wish was withdrawn.
 
+    In the identifiers that the partner is told today; a page of hashed ones is in their order, not in ours.
     Raises UnknownNotice also for a number that exists and was neither sent nor pulled yet.
     """
     with connection.cursor() as cursor:
@@ -243,4 +245,6 @@ def notice_items(*, partner_id: int, sequence: int, after: int, limit: int) -> I
         )
         rows = cursor.fetchall()
     more = bool(rows) and rows[-1][3]
-    return ItemPage([(subject, items) for _, subject, items, _ in rows], rows[-1][0] if more else None)
+    names = Identifiers.for_partner(partner_id)
+    entries = [(names.subject(subject), names.items(subject, items)) for _, subject, items, _ in rows]
+    return ItemPage(entries if names.is_raw else sorted(entries), rows[-1][0] if more else None)

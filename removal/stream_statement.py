@@ -1,7 +1,7 @@
 """What a partner should have, in one signed document: "you should have 1..N", and what became of it (design §2, §10).
 
-Its digest settles whether both sides mean the same: SHA-256 over lines ``sequence request kind``, as STATEMENT defines
-it, which a partner computes from what it has received.
+Its digest settles whether both sides mean the same: SHA-256 over lines ``sequence kind items_total``, as STATEMENT
+defines it, which a partner computes from what it has received.
 """
 
 import json
@@ -14,6 +14,7 @@ from django.db import connection
 
 from partners import signing
 from partners.keys import signer_for
+from removal.identifiers import Identifiers
 from removal.models.identifiers import new_id
 from removal.payload import as_time
 
@@ -31,13 +32,13 @@ stream as materialized (
     select s.*, p.slug from removal_stream s join partners_partner p on p.id = s.partner_id
      where s.partner_id = %(partner)s),
 line as (
-    select n.sequence, n.sequence || ' ' || r.public_id || ' ' || n.kind || E'\n' text,
+    select n.sequence, n.sequence || ' ' || n.kind || ' '
+                       || case when n.withdrawn_at is null then n.item_count else 0 end || E'\n' text,
            case when n.withdrawn_at is not null then 'withdrawn'
                 when n.handling = 'none' and n.sequence <= s.received_through then 'received'
                 else n.handling end word
       from stream s
-      join removal_notice n on n.stream_id = s.partner_id and n.epoch = s.epoch
-      join removal_removalrequest r on r.id = n.request_id),
+      join removal_notice n on n.stream_id = s.partner_id and n.epoch = s.epoch),
 block as (
     select (sequence - 1) / {BLOCK} number, sha256(convert_to(string_agg(text, '' order by sequence), 'UTF8')) hash,
            {", ".join(f"count(*) filter (where word = '{word}') {word}" for word in WORDS)}
@@ -61,7 +62,7 @@ select s.slug, s.epoch, s.head, s.received_through, w.digest, w.counted,
        (select coalesce(json_agg(json_build_array(lower(r), upper(r) - 1) order by r), '[]')
           from sent cross join unnest(sent.numbers) r),
        (select coalesce(json_agg(json_build_array(
-                   sequence, to_char(respond_by at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
+                   sequence, to_char(respond_by at time zone 'UTC', %(time)s))
                    order by sequence), '[]')
           from listed)
   from stream s cross join whole w
@@ -81,8 +82,10 @@ def make_statement(*, partner_id: int, open_after: int, now: datetime) -> Signed
 
     Of the notices that are open, it lists the first hundred behind the number ``open_after``.
     """
+    identifiers = Identifiers.for_partner(partner_id)
+    time = 'YYYY-MM-DD"T"HH24:MI:SS"Z"' if identifiers.is_raw else 'YYYY-MM-DD"T00:00:00Z"'
     with connection.cursor() as cursor:
-        cursor.execute(STATEMENT, {"partner": partner_id, "open_after": open_after})
+        cursor.execute(STATEMENT, {"partner": partner_id, "open_after": open_after, "time": time})
         slug, epoch, head, received_through, digest, counted, pulled, delivered, listed = cursor.fetchone()
     shown = listed[:OPEN_LISTED]
     data: dict[str, Any] = {
@@ -100,7 +103,7 @@ def make_statement(*, partner_id: int, open_after: int, now: datetime) -> Signed
             "next": _url(shown[-1][0]) if len(listed) > OPEN_LISTED else None,
         },
     }
-    document = {"type": "removal.statement", "version": "1", "timestamp": as_time(now), "data": data}
+    document = {"type": "removal.statement", "version": "1", "timestamp": as_time(identifiers.time(now)), "data": data}
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     keys = signer_for(partner_id=partner_id, now=now).keys
     return SignedStatement(

@@ -14,9 +14,9 @@ from removal.partnerships import NewPartner, add_partner
 _numbers = count(1)
 
 
-def make_partner(slug: str = "", *, url: str = "https://partner.example/removal", **limits: Any) -> NewPartner:
+def make_partner(slug: str = "", *, url: str = "https://partner.example/removal", **options: Any) -> NewPartner:
     slug = slug or f"partner-{next(_numbers)}"
-    made = add_partner(actor="test", slug=slug, name="", url="https://partner.example/", now=timezone.now(), **limits)
+    made = add_partner(actor="test", slug=slug, name="", url="https://partner.example/", now=timezone.now(), **options)
     # Tests listen on loopback, which add_partner refuses unless the settings allow it.
     Endpoint.objects.filter(partner=made.partner).update(url=url)
     return made

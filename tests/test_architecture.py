@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 PURE = (
     "partners/addresses.py",
     "partners/connection.py",
+    "partners/identifiers.py",
     "partners/signing.py",
     "partners/webhook.py",
     "removal/schedule.py",

@@ -42,7 +42,7 @@ class PartnerAdmin(ReadOnlyAdmin):
     ordering = ("slug",)
     search_fields = ("slug", "name")
     search_help_text = "A part of the slug or the name."
-    fields = ("slug", "name", "standing", "stream", "created_at")
+    fields = ("slug", "name", "standing", "identifiers", "stream", "created_at")
     inlines = (EndpointInline,)
     actions = ("pause", "resume")
 

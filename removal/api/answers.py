@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from partners.models import Partner
 from removal import payload
 from removal.api.fields import State, enum
 from removal.models import Release, RemovalRequest
@@ -64,7 +64,7 @@ class BulkError(Answered):
 
 
 class BulkAnswer(Answered):
-    """What became of a line. The last line has ``resume_at_line`` instead if the file could not be taken to its end."""
+    """What became of a line. The last line is a BodyEnd instead if the file could not be taken to its end."""
 
     line: int
     status: Literal["created", "repeated", "conflict", "invalid"]
@@ -72,8 +72,15 @@ class BulkAnswer(Answered):
     error: BulkError | None = None
 
 
+class BodyEnd(Answered):
+    """Why the rest of a body was not taken. The answers before it stand; send the rest again from this line on."""
+
+    error: BulkError
+    resume_at_line: int
+
+
 class PreferenceAnswer(Answered):
-    """What became of a line. A conflict is ``opt_out_stands`` or ``too_late``. The last line as in BulkAnswer."""
+    """What became of a line. A conflict is ``opt_out_stands`` or ``too_late``. The last line as for BulkAnswer."""
 
     line: int
     status: Literal["created", "unchanged", "conflict", "invalid"]
@@ -323,6 +330,18 @@ class AcknowledgementAnswer(Answered):
     refused: list[RefusedLine]
 
 
+class IdentifierKey(Answered):
+    key: str = Field(description="idk_ and 32 bytes in base64.")
+    created_at: datetime
+
+
+class Identifiers(Answered):
+    """How your messages name things. Of the ``keys`` the first is in force; older messages may have another."""
+
+    identifiers: Annotated[str, enum(Partner.Identifiers.values)]
+    keys: list[IdentifierKey]
+
+
 class PublishedKey(Answered):
     id: str
     algorithm: Literal["ed25519"] = "ed25519"
@@ -335,6 +354,7 @@ class PublishedKeys(Answered):
     keys: list[PublishedKey]
     versions: list[str] = ["1"]
     documentation: str
+    schemas: dict[str, str] = Field(description="JSON Schemas of the messages that we send, by name and version.")
 
 
 class StreamPage(Answered):
@@ -380,22 +400,3 @@ class StatementDocument(Answered):
     version: Literal["1"]
     timestamp: str
     data: StatementData
-
-
-class WebhookData(TypedDict):
-    partner: str
-    epoch: int
-    first: int
-    last: int
-    head: int
-    notices: list[payload.Notice]
-    acknowledge_url: str
-
-
-class WebhookMessage(TypedDict):
-    """Numbers ``first`` to ``last`` of the partner's stream, of ``head`` that it has now."""
-
-    type: Literal["removal.notices"]
-    version: Literal["1"]
-    timestamp: str
-    data: WebhookData

@@ -18,13 +18,19 @@ BLOCK_LINES = 1000
 BLOCK_BYTES = 8 * 1024 * 1024
 HELD_IN_MEMORY_BYTES = 1024 * 1024
 
+
+def lines_of(*models: str) -> dict[str, Any]:
+    """Describe lines that are each one of these."""
+    return {"anyOf": [{"$ref": f"#/components/schemas/{model}"} for model in models]}
+
+
 DESCRIPTION = {
     "requestBody": {
         "required": True,
         "description": "Of any length. A line has at most 64 MiB.",
         "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/BulkRequest"}}},
     },
-    "responses": {200: {"content": {NDJSON: {"schema": {"$ref": "#/components/schemas/BulkAnswer"}}}}},
+    "responses": {200: {"content": {NDJSON: {"schema": lines_of("BulkAnswer", "BodyEnd")}}}},
 }
 
 Block = list[tuple[int, bytes | None]]

@@ -24,7 +24,7 @@ DESCRIPTION: dict[str, Any] = {
         "description": "Of any length. A line has at most 64 MiB.",
         "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/CandidateLine"}}},
     },
-    "responses": {200: {"content": {NDJSON: {"schema": {"$ref": "#/components/schemas/GateAnswer"}}}}},
+    "responses": {200: {"content": {NDJSON: {"schema": bulk.lines_of("CandidateLine", "GateAnswer")}}}},
 }
 
 

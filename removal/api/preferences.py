@@ -22,7 +22,7 @@ DESCRIPTION: dict[str, Any] = {
         "description": "Of any length. A line has at most 64 MiB.",
         "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/PreferenceLine"}}},
     },
-    "responses": {200: {"content": {NDJSON: {"schema": {"$ref": "#/components/schemas/PreferenceAnswer"}}}}},
+    "responses": {200: {"content": {NDJSON: {"schema": bulk.lines_of("PreferenceAnswer", "BodyEnd")}}}},
 }
 CONFLICTS = {
     Answer.OPT_OUT_STANDS: "An opt-out that partners are told about stands. Send a reinstatement request.",

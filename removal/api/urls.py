@@ -11,12 +11,13 @@ from ninja.errors import HttpError, ValidationError
 from ninja.openapi.schema import OpenAPISchema
 from ninja.operation import Operation
 from ninja.parser import Parser
-from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from removal.api import (
     answers,
+    contract,
     gate,
+    identifiers,
     partner,
     platform,
     preferences,
@@ -35,6 +36,7 @@ REF = "#/components/schemas/{model}"
 UNSEEN = (
     schemas.BulkRequest,
     answers.BulkAnswer,
+    answers.BodyEnd,
     schemas.RecallLine,
     schemas.PreferenceLine,
     answers.PreferenceAnswer,
@@ -80,24 +82,18 @@ class Api(NinjaAPI):
         components = described["components"]["schemas"]
         _, by_reference = models_json_schema([(model, "validation") for model in UNSEEN], ref_template=REF)
         components |= by_reference["$defs"]
-        message = TypeAdapter(answers.WebhookMessage).json_schema(ref_template=REF)
-        components |= message.pop("$defs")
-        described["webhooks"] = {
-            "removal.notices": {
-                "post": {
-                    "summary": "A range of your stream",
-                    "description": "Sent to your endpoint, signed by Standard Webhooks 1.0.0. Any 2xx takes it.",
-                    "requestBody": {"required": True, "content": {"application/json": {"schema": message}}},
-                    "responses": {"2XX": {"description": "Taken. Every retry has the same webhook-id and bytes."}},
-                }
-            }
+        components |= contract.definitions(ref_template=REF)
+        described["webhooks"] = contract.webhooks(ref_template=REF)
+        # Said by the web server before we see the request, and in its own form.
+        unseen = {
+            "414": {"description": "The address with its parameters is too long for the web server (4 KB)."},
+            "431": {"description": "The headers are too many, or too long, for the web server."},
         }
         problem = {"schema": {"$ref": REF.format(model="ProblemDetails")}}
         for operations in described["paths"].values():
             for operation in operations.values():
-                operation["responses"]["default"] = {
-                    "description": "An error",
-                    "content": {problems.CONTENT_TYPE: problem},
+                operation["responses"] |= unseen | {
+                    "default": {"description": "An error", "content": {problems.CONTENT_TYPE: problem}}
                 }
         return described
 
@@ -121,10 +117,12 @@ api.add_router("/v1", preferences.router)
 api.add_router("/v1", gate.router)
 api.add_router("/v1", partner.router)
 api.add_router("/v1", stream.router)
+api.add_router("/v1", identifiers.router)
 api.add_router("", wellknown.router)
 
 urlpatterns = [
     path("", api.urls),
+    path(f"schemas/{contract.NAME}.json", wellknown.show_schema),
     path("healthz", wellknown.healthz),
     path("readyz", wellknown.readyz),
     path("metrics", wellknown.show_metrics),

@@ -13,7 +13,7 @@ from partners import keys
 from partners.models import Secret
 from partners.signing import Ed25519PrivateKey
 from removal import metrics
-from removal.api import answers
+from removal.api import answers, contract
 
 router = Router(tags=["public"])
 
@@ -26,7 +26,9 @@ def show_keys(request: HttpRequest, response: HttpResponse) -> answers.Published
     response["Cache-Control"] = f"public, max-age={CACHE_SECONDS}"
     published = keys.published_keys(now=timezone.now())
     return answers.PublishedKeys(
-        keys=[_publish(secret) for secret in published], documentation=f"{settings.PUBLIC_URL}/docs"
+        keys=[_publish(secret) for secret in published],
+        documentation=f"{settings.PUBLIC_URL}/docs",
+        schemas={contract.NAME: contract.address()},
     )
 
 
@@ -37,6 +39,13 @@ def _publish(secret: Secret) -> answers.PublishedKey:
         active_from=secret.active_from,
         retire_at=secret.retire_at,
     )
+
+
+def show_schema(request: HttpRequest) -> JsonResponse:
+    """Show the JSON Schema of the messages that we send, as this version of the software makes them."""
+    response = JsonResponse(contract.schema(), content_type="application/schema+json")
+    response["Cache-Control"] = f"public, max-age={CACHE_SECONDS}"
+    return response
 
 
 def healthz(request: HttpRequest) -> JsonResponse:

@@ -32,7 +32,7 @@ class PullingPartner:
         self.made = made
         self.database = database
         with self.open() as db:
-            db.execute("create table if not exists notices (sequence integer primary key, request text, kind text)")
+            db.execute("create table if not exists notices (sequence integer primary key, kind text, items integer)")
 
     @contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
@@ -69,7 +69,7 @@ class PullingPartner:
             if not notices:
                 return caught
             with self.open() as db:
-                rows = [(notice["sequence"], notice["request"], notice["kind"]) for notice in notices]
+                rows = [(notice["sequence"], notice["kind"], notice["items_total"]) for notice in notices]
                 db.executemany("insert into notices values (?, ?, ?)", rows)
             lines = [{"sequence": notice["sequence"], "status": "completed"} for notice in notices]
             assert self.ask("POST", "/v1/acknowledgements", json={"acknowledgements": lines}).json()["refused"] == []
@@ -78,10 +78,8 @@ class PullingPartner:
 
     def digest(self) -> str:
         with self.open() as db:
-            rows = db.execute("select sequence, request, kind from notices order by sequence").fetchall()
-        return sha256(
-            sha256("".join(f"{n} {request} {kind}\n" for n, request, kind in rows).encode()).digest()
-        ).hexdigest()
+            rows = db.execute("select sequence, kind, items from notices order by sequence").fetchall()
+        return sha256(sha256("".join(f"{n} {kind} {items}\n" for n, kind, items in rows).encode()).digest()).hexdigest()
 
     def statement(self) -> dict[str, Any]:
         answer = self.ask("GET", "/v1/stream/statement")

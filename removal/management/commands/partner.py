@@ -1,4 +1,4 @@
-"""``manage.py partner add|list|pause|resume|rotate|change-url|resend``: what staff do to partners, from a shell."""
+"""``manage.py partner add|list|pause|resume|rotate|identifiers|change-url|resend``: what staff do to partners."""
 
 import getpass
 from argparse import ArgumentParser
@@ -30,6 +30,12 @@ class Command(BaseCommand):
         add.add_argument("--window", type=int, default=4, help="messages on their way at once (default 4)")
         add.add_argument("--max-notices", type=int, default=100, help="notices in a message at most (default 100)")
         add.add_argument("--rate", type=int, default=50, help="messages in a second at most (default 50)")
+        add.add_argument(
+            "--identifiers",
+            default=Partner.Identifiers.RAW,
+            choices=Partner.Identifiers.values,
+            help="how its messages name things (default raw: as the releases do)",
+        )
         actions.add_parser("list", help="list partners, their state and what they are owed")
         for action, text in (
             ("pause", "stop its messages; what it is owed stays open"),
@@ -39,6 +45,10 @@ class Command(BaseCommand):
         rotate = actions.add_parser("rotate", help="give it a new signing secret, printed once")
         rotate.add_argument("slug")
         rotate.add_argument("--overlap-hours", type=int, default=24, help="how long the old one signs too (default 24)")
+        chosen = actions.add_parser("identifiers", help="choose how its messages name things; shows its key")
+        chosen.add_argument("slug")
+        chosen.add_argument("identifiers", choices=Partner.Identifiers.values)
+        chosen.add_argument("--new-key", action="store_true", help="make another key: the one in force is known")
         change = actions.add_parser("change-url", help="send its messages to another address; ends a suspension")
         change.add_argument("slug")
         change.add_argument("url")
@@ -70,11 +80,14 @@ class Command(BaseCommand):
             window=options["window"],
             max_notices=options["max_notices"],
             rate_per_second=options["rate"],
+            identifiers=options["identifiers"],
         )
         self.stdout.write(
             f"Added {slug}. Give these to its engineers over a safe channel; they are not shown again.\n"
             f"signing secret  {made.secret}\napi key         {made.api_key}"
         )
+        if made.identifier_key:
+            self.stdout.write(f"identifier key  {made.identifier_key} (also at GET /v1/partner/identifiers)")
 
     def list(self, actor: str, **_: Any) -> None:
         partners = Partner.objects.select_related("endpoint", "stream").order_by("slug")
@@ -106,6 +119,12 @@ class Command(BaseCommand):
         self.stdout.write(
             f"The old secret signs for {overlap_hours} more hours. Not shown again:\nsigning secret  {secret}"
         )
+
+    def identifiers(self, actor: str, *, slug: str, identifiers: str, new_key: bool, **_: Any) -> None:
+        key = partnerships.choose_identifiers(actor=actor, slug=slug, identifiers=identifiers, new_key=new_key)
+        self.stdout.write(f"New messages to {slug} name things as {identifiers}. Those that exist stay as they are.")
+        if key:
+            self.stdout.write(f"identifier key  {key} (the partner reads it at GET /v1/partner/identifiers)")
 
     def change_url(self, actor: str, *, slug: str, url: str, **_: Any) -> None:
         partnerships.change_endpoint(actor=actor, slug=slug, url=url, now=timezone.now())

@@ -224,7 +224,7 @@ BLOCK = 10_000
 
 def digest_of(notices: list[dict[str, Any]]) -> str:
     """Compute the digest as the guide tells partners to."""
-    lines = [f"{notice['sequence']} {notice['request']} {notice['kind']}\n".encode() for notice in notices]
+    lines = [f"{notice['sequence']} {notice['kind']} {notice['items_total']}\n".encode() for notice in notices]
     blocks = [sha256(b"".join(lines[n : n + BLOCK])).digest() for n in range(0, len(lines), BLOCK)]
     return sha256(b"".join(blocks)).hexdigest()
 

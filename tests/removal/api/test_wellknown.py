@@ -35,6 +35,7 @@ def test_our_public_keys_are_published_and_nothing_else(stranger: Caller, holder
         ],
         "versions": ["1"],
         "documentation": "http://testserver/docs",
+        "schemas": {"notices-v1": "http://testserver/schemas/notices-v1.json"},
     }
     assert key["public_key"].startswith("whpk_")
     assert secret.key not in response.content.decode()

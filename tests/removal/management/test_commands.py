@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from partners.models import ApiKey, Endpoint, Partner, Secret
 from removal.models import Dataset, LogEntry, ManifestEntry, Release, Stream
@@ -75,6 +76,29 @@ def test_partner_pause_resume_rotate_and_change_url_are_logged() -> None:
     run("partner", "change-url", "acme", "https://partner.example/new")
     assert Endpoint.objects.values_list("url", "state").get() == ("https://partner.example/new", "open")
     assert actions() == ["partner_added", "partner_paused", "partner_resumed", "secret_rotated", "endpoint_changed"]
+
+
+def test_partner_identifiers_are_chosen_and_their_key_is_shown() -> None:
+    said = run("partner", "add", "acme", "--url", URL, "--identifiers", "hmac_sha256")
+    [key] = [word for word in said.split() if word.startswith("idk_")]
+    assert key in run("partner", "identifiers", "acme", "hmac_sha256")
+    assert "idk_" not in run("partner", "identifiers", "acme", "raw")
+    assert Partner.objects.get().identifiers == "raw"
+    assert key in run("partner", "identifiers", "acme", "hmac_sha256")  # the same one, so old messages still match
+    another = run("partner", "identifiers", "acme", "hmac_sha256", "--new-key")
+    assert "idk_" in another
+    assert key not in another
+    assert "idk_" not in run("partner", "add", "globex", "--url", URL)
+    assert actions() == [
+        "partner_added",
+        "identifiers_chosen",
+        "identifiers_chosen",
+        "identifier_key_made",
+        "partner_added",
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute("select key from partners_identifierkey")
+        assert all(not stored.startswith("idk_") for (stored,) in cursor.fetchall())  # encrypted
 
 
 @pytest.mark.parametrize("action", [["pause"], ["resume"], ["rotate"]])
