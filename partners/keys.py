@@ -12,8 +12,14 @@ from partners.signing import Ed25519PrivateKey, HmacSecret, SigningKey
 
 # How long a rotated secret still signs beside its successor.
 OVERLAP = timedelta(hours=24)
+# Beside one or two service-wide keys: a receiver looks at eight signatures at most.
+MAX_SECRETS = 6
 
 _SERVICE_KEY_LOCK = 0x4B455953  # "KEYS"
+
+
+class TooManySecrets(Exception):
+    """So many of the partner's secrets sign already that one more would be a signature that nobody looks at."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,14 @@ def signer_for(*, partner_id: int, now: datetime) -> Signer:
     )
     found = [(secret.key_id, open_key(secret)) for secret in secrets]
     return Signer(tuple(key_id for key_id, _ in found), tuple(key for _, key in found))
+
+
+def lasting(signer: Signer, *, partner_id: int) -> tuple[SigningKey, ...]:
+    """List the signer's keys that still sign when a rotation is over: the partner's newest secret, and the service's."""
+    retiring = Secret.objects.filter(partner_id=partner_id, retire_at__isnull=False)
+    going = {secret.key_id for secret in retiring.defer("key")}
+    kept = tuple(key for key_id, key in zip(signer.key_ids, signer.keys, strict=True) if key_id not in going)
+    return kept if any(isinstance(key, HmacSecret) for key in kept) else signer.keys
 
 
 def open_key(secret: Secret) -> SigningKey:
@@ -72,14 +86,14 @@ def rotate_secret(*, partner: Partner, now: datetime, overlap: timedelta = OVERL
     """Give the partner a new outbound secret and return its text, to be shown once.
 
     The old ones go on signing beside it until ``overlap`` is over, so that a receiver that knows either key verifies.
+    Raises TooManySecrets.
     """
-    old = Secret.objects.select_for_update().filter(
-        Q(retire_at=None) | Q(retire_at__gt=now + overlap),
-        partner=partner,
-        direction=Secret.Direction.OUTBOUND,
-        algorithm=Secret.Algorithm.HMAC,
-        revoked_at=None,
+    own = Secret.objects.filter(
+        partner=partner, direction=Secret.Direction.OUTBOUND, algorithm=Secret.Algorithm.HMAC, revoked_at=None
     )
+    if overlap and own.active(now=now).count() >= MAX_SECRETS:
+        raise TooManySecrets(partner.slug)
+    old = own.select_for_update().filter(Q(retire_at=None) | Q(retire_at__gt=now + overlap))
     old.update(retire_at=now + overlap)
     text = HmacSecret.generate().to_text()
     Secret.objects.create(

@@ -1,0 +1,70 @@
+"""Change the keys of one partner: end one at once, and register the public keys that its answers are signed with."""
+
+from datetime import datetime
+
+from django.db.models.functions import Now
+
+from partners import keys
+from partners.models import Partner, Secret
+from partners.signing import Ed25519PublicKey, KeyUnusable
+
+MAX_SIGNING_KEYS = 4  # of one partner, at a time
+
+
+class UnknownKey(Exception):
+    """This partner has no such key, or it was revoked already."""
+
+
+class LastSecret(Exception):
+    """Without this secret, nothing would sign for the partner."""
+
+
+class KeyRefused(Exception):
+    """This public key cannot be registered; the message says why."""
+
+
+def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction, now: datetime) -> Secret:
+    """End a key at once: no message is signed with it any more, nor any answer believed. Needs the partner locked.
+
+    Raises UnknownKey, and LastSecret where no other active HMAC secret of the partner signs.
+    """
+    own = Secret.objects.filter(partner=partner, direction=direction, revoked_at=None)
+    number = key_id.removeprefix("key_")
+    secret = own.filter(pk=int(number)).first() if number.isdecimal() and len(number) < 19 else None
+    if secret is None:
+        raise UnknownKey(key_id)
+    others = own.active(now=now).exclude(pk=secret.pk)
+    if direction == Secret.Direction.OUTBOUND and not others.exists():
+        raise LastSecret(key_id)
+    Secret.objects.filter(pk=secret.pk).update(revoked_at=Now())
+    return secret
+
+
+def register(*, partner: Partner, public_key: str, now: datetime) -> Secret:
+    """Add a public key (``whpk_…``) that this partner's answers may be signed with. Needs the partner locked.
+
+    One that is active already is returned as it is. Raises KeyRefused for what is no key, one that is ours, another
+    partner's, or was revoked, and for the fifth.
+    """
+    try:
+        text = Ed25519PublicKey.from_text(public_key).to_text()
+    except KeyUnusable as error:
+        raise KeyRefused(f"It cannot be used: {error}.") from error
+    ours = Secret.objects.filter(partner=None, algorithm=Secret.Algorithm.ED25519)
+    if any(keys.open_key(secret).public_key.to_text() == text for secret in ours):  # type: ignore[union-attr]
+        raise KeyRefused("It is a key of this service. Register the public half of a key of your own.")
+    # Encrypted with a salt each, so that they are compared one by one: they are a handful per partner.
+    known = Secret.objects.filter(direction=Secret.Direction.INBOUND, algorithm=Secret.Algorithm.ED25519)
+    for secret in known.order_by("id"):
+        if secret.key != text:
+            continue
+        if secret.partner_id != partner.pk:
+            raise KeyRefused("Somebody else registered it, so that it proves nothing. Make a key pair of your own.")
+        if secret.revoked_at or (secret.retire_at and secret.retire_at <= now):
+            raise KeyRefused("It was ended before, and stays so. Make a new key pair.")
+        return secret
+    if known.filter(partner=partner).active(now=now).count() >= MAX_SIGNING_KEYS:
+        raise KeyRefused(f"You have {MAX_SIGNING_KEYS} keys already. Delete one that you no longer use.")
+    return Secret.objects.create(
+        partner=partner, direction=Secret.Direction.INBOUND, algorithm=Secret.Algorithm.ED25519, key=text
+    )
