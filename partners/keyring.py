@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from partners import keys
@@ -23,28 +24,27 @@ class KeyRefused(Exception):
     """This public key cannot be registered; the message says why."""
 
 
-def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction, now: datetime) -> Secret:
+def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction) -> None:
     """End a key at once: no message is signed with it any more, nor any answer believed. Needs the partner locked.
 
-    Raises UnknownKey, and LastSecret where no other active HMAC secret of the partner signs.
+    Raises UnknownKey, and LastSecret where no other secret would sign for the partner.
     """
     own = Secret.objects.filter(partner=partner, direction=direction, revoked_at=None)
     number = key_id.removeprefix("key_")
     secret = own.filter(pk=int(number)).first() if number.isdecimal() and len(number) < 19 else None
     if secret is None:
-        raise UnknownKey(key_id)
-    others = own.active(now=now).exclude(pk=secret.pk)
+        raise UnknownKey(f"{partner.slug} has no key {key_id} of this kind that is still in force.")
+    others = own.filter(Q(retire_at=None) | Q(retire_at__gt=Now()), active_from__lte=Now()).exclude(pk=secret.pk)
     if direction == Secret.Direction.OUTBOUND and not others.exists():
-        raise LastSecret(key_id)
+        raise LastSecret(f"{key_id} is the last secret that signs for {partner.slug}. Give it a new one with it.")
     Secret.objects.filter(pk=secret.pk).update(revoked_at=Now())
-    return secret
 
 
-def register(*, partner: Partner, public_key: str, now: datetime) -> Secret:
+def register(*, partner: Partner, public_key: str, now: datetime) -> tuple[Secret, bool]:
     """Add a public key (``whpk_…``) that this partner's answers may be signed with. Needs the partner locked.
 
-    One that is active already is returned as it is. Raises KeyRefused for what is no key, one that is ours, another
-    partner's, or was revoked, and for the fifth.
+    Returns it, and whether it is new: one that is active already stays as it is. Raises KeyRefused for what is no key,
+    one that is ours, another partner's, or was ended, and for the fifth.
     """
     try:
         text = Ed25519PublicKey.from_text(public_key).to_text()
@@ -62,9 +62,10 @@ def register(*, partner: Partner, public_key: str, now: datetime) -> Secret:
             raise KeyRefused("Somebody else registered it, so that it proves nothing. Make a key pair of your own.")
         if secret.revoked_at or (secret.retire_at and secret.retire_at <= now):
             raise KeyRefused("It was ended before, and stays so. Make a new key pair.")
-        return secret
+        return secret, False
     if known.filter(partner=partner).active(now=now).count() >= MAX_SIGNING_KEYS:
         raise KeyRefused(f"You have {MAX_SIGNING_KEYS} keys already. Delete one that you no longer use.")
-    return Secret.objects.create(
+    made = Secret.objects.create(
         partner=partner, direction=Secret.Direction.INBOUND, algorithm=Secret.Algorithm.ED25519, key=text
     )
+    return made, True

@@ -42,7 +42,7 @@ def signer_for(*, partner_id: int, now: datetime) -> Signer:
 
 
 def lasting(signer: Signer, *, partner_id: int) -> tuple[SigningKey, ...]:
-    """List the signer's keys that still sign when a rotation is over: the partner's newest secret, and the service's."""
+    """List the signer's keys that still sign when a rotation is over: the newest secret, and the service's key."""
     retiring = Secret.objects.filter(partner_id=partner_id, retire_at__isnull=False)
     going = {secret.key_id for secret in retiring.defer("key")}
     kept = tuple(key for key_id, key in zip(signer.key_ids, signer.keys, strict=True) if key_id not in going)
@@ -92,7 +92,8 @@ def rotate_secret(*, partner: Partner, now: datetime, overlap: timedelta = OVERL
         partner=partner, direction=Secret.Direction.OUTBOUND, algorithm=Secret.Algorithm.HMAC, revoked_at=None
     )
     if overlap and own.active(now=now).count() >= MAX_SECRETS:
-        raise TooManySecrets(partner.slug)
+        message = f"{MAX_SECRETS} secrets of {partner.slug} sign already. Wait until one retires, or revoke one."
+        raise TooManySecrets(message)
     old = own.select_for_update().filter(Q(retire_at=None) | Q(retire_at__gt=now + overlap))
     old.update(retire_at=now + overlap)
     text = HmacSecret.generate().to_text()
