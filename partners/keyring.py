@@ -24,6 +24,12 @@ class KeyRefused(Exception):
     """This public key cannot be registered; the message says why."""
 
 
+def in_force(*, partner: Partner, now: datetime) -> list[Secret]:
+    """List a partner's own keys of both directions that sign, or will, oldest first."""
+    secrets = Secret.objects.filter(Q(retire_at=None) | Q(retire_at__gt=now), partner=partner, revoked_at=None)
+    return list(secrets.order_by("id"))
+
+
 def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction) -> None:
     """End a key at once: no message is signed with it any more, nor any answer believed. Needs the partner locked.
 

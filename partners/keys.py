@@ -10,8 +10,6 @@ from django.db.models import Q
 from partners.models import Partner, Secret
 from partners.signing import Ed25519PrivateKey, HmacSecret, SigningKey
 
-# How long a rotated secret still signs beside its successor.
-OVERLAP = timedelta(hours=24)
 # Beside one or two service-wide keys: a receiver looks at eight signatures at most.
 MAX_SECRETS = 6
 
@@ -82,7 +80,7 @@ def ensure_service_key() -> None:
 
 
 @transaction.atomic
-def rotate_secret(*, partner: Partner, now: datetime, overlap: timedelta = OVERLAP) -> str:
+def rotate_secret(*, partner: Partner, now: datetime, overlap: timedelta) -> str:
     """Give the partner a new outbound secret and return its text, to be shown once.
 
     The old ones go on signing beside it until ``overlap`` is over, so that a receiver that knows either key verifies.

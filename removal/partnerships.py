@@ -66,7 +66,7 @@ def add_partner(
     endpoint.save()
     Stream.objects.create(partner=partner)
     keys.ensure_service_key()
-    secret = keys.rotate_secret(partner=partner, now=now)
+    secret = keys.rotate_secret(partner=partner, now=now, overlap=timedelta(0))
     _, api_key = ApiKey.create(partner=partner)
     log_change(actor, "partner_added", partner)
     return NewPartner(partner, secret, api_key)
@@ -95,12 +95,14 @@ def set_paused(*, actor: str, slug: str, paused: bool) -> bool:
 
 
 @whole_step
-def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta = keys.OVERLAP) -> str:
+def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta | None = None) -> str:
     """Give a partner a new signing secret, to be shown once; the old one signs beside it until ``overlap`` is over.
 
-    Halfway through, a worker verifies that the partner knows the new one. Raises keys.TooManySecrets.
+    That is SECRET_OVERLAP unless said. Halfway through, a worker verifies that the partner knows the new one. Raises
+    keys.TooManySecrets.
     """
     partner = lock_partner(slug)
+    overlap = settings.SECRET_OVERLAP if overlap is None else overlap
     secret = keys.rotate_secret(partner=partner, now=now, overlap=overlap)
     _let_verify(partner, after=overlap / 2)
     log_change(actor, "secret_rotated", partner)
@@ -115,7 +117,7 @@ def revoke_secret(*, actor: str, slug: str, key_id: str, now: datetime, replace:
     carry the signature. Raises keyring.UnknownKey, and without ``replace`` keyring.LastSecret.
     """
     partner = lock_partner(slug)
-    text = keys.rotate_secret(partner=partner, now=now) if replace else ""
+    text = keys.rotate_secret(partner=partner, now=now, overlap=settings.SECRET_OVERLAP) if replace else ""
     keyring.revoke(partner=partner, key_id=key_id, direction=Secret.Direction.OUTBOUND)
     _let_verify(partner, after=timedelta(0))
     log_change(actor, "secret_revoked", partner, key=key_id)

@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from removal.api import (
     answers,
     gate,
+    own,
     partner,
     platform,
     preferences,
@@ -119,6 +120,7 @@ api.add_router("/v1", questions.router)
 api.add_router("/v1", preferences.router)
 api.add_router("/v1", gate.router)
 api.add_router("/v1", partner.router)
+api.add_router("/v1", own.router)
 api.add_router("", wellknown.router)
 
 urlpatterns = [

@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
@@ -52,7 +53,12 @@ class Command(BaseCommand):
             actions.add_parser(action, help=text).add_argument("slug")
         rotate = actions.add_parser("rotate", help="give it a new signing secret, printed once")
         rotate.add_argument("slug")
-        rotate.add_argument("--overlap-hours", type=int, default=24, help="how long the old one signs too (default 24)")
+        rotate.add_argument(
+            "--overlap-hours",
+            type=int,
+            default=int(settings.SECRET_OVERLAP.total_seconds() // 3600),
+            help="how long the old one signs too (default SECRET_OVERLAP_HOURS)",
+        )
         revoke = actions.add_parser("revoke-secret", help="end one of its signing secrets at once")
         revoke.add_argument("slug")
         revoke.add_argument("key", help="such as key_12; `partner keys` lists them")

@@ -62,6 +62,12 @@ def test_the_description_names_every_path(described: dict[str, Any]) -> None:
         "GET /v1/preferences/{subject}",
         "POST /v1/acknowledgements",
         "GET /v1/stream/{sequence}/items",
+        "GET /v1/partner",
+        "POST /v1/partner/verify",
+        "PUT /v1/partner/endpoint",
+        "POST /v1/partner/secrets",
+        "POST /v1/partner/signing-keys",
+        "DELETE /v1/partner/signing-keys/{key_id}",
         "GET /.well-known/removal-notices",
     }
 

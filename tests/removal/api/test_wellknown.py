@@ -34,6 +34,7 @@ def test_our_public_keys_are_published_and_nothing_else(stranger: Caller, holder
             }
         ],
         "versions": ["1"],
+        "schemas": {"1": "http://testserver/openapi.json"},
         "documentation": "http://testserver/docs",
     }
     assert key["public_key"].startswith("whpk_")

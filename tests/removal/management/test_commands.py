@@ -33,7 +33,7 @@ def test_partner_add_prints_its_secrets_once() -> None:
     assert ApiKey.objects.get(partner=partner).digest == ApiKey.digest_of(text)
     assert (partner.endpoint.url, partner.endpoint.max_notices) == (URL, 10)
     assert Stream.objects.get(partner=partner).head == 0
-    assert run("partner", "list") == f"acme\tlive\topen\t{URL}\tnotices 1..0, sent through 0\n"
+    assert run("partner", "list") == f"acme\tonboarding\topen\t{URL}\tnotices 1..0, sent through 0\n"
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,10 @@ def test_partner_pause_resume_rotate_and_change_url_are_logged() -> None:
     assert made.secret not in rotated
     assert "whsec_" in rotated
     Endpoint.objects.update(state="suspended")
-    run("partner", "change-url", "acme", "https://partner.example/new")
+    run("partner", "change-url", "acme", "https://partner.example/new", "--waive", "tried by hand")
     assert Endpoint.objects.values_list("url", "state").get() == ("https://partner.example/new", "open")
-    assert actions() == ["partner_added", "partner_paused", "partner_resumed", "secret_rotated", "endpoint_changed"]
+    assert actions() == ["partner_added", "partner_paused", "partner_resumed", "secret_rotated", "endpoint_proposed",
+                         "verification_waived"]  # fmt: skip
 
 
 @pytest.mark.parametrize("action", [["pause"], ["resume"], ["rotate"]])
