@@ -1,4 +1,4 @@
-"""A partner goes live, and its URL changes, by proof or by a named person's word; no race lets anything else through."""
+"""A partner goes live, and its URL changes, by proof or by a named person's word; no race lets anything else in."""
 
 import threading
 import time
