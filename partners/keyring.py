@@ -46,6 +46,19 @@ def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction) -> Non
     Secret.objects.filter(pk=secret.pk).update(revoked_at=Now())
 
 
+def revoke_service_key(*, key_id: str, now: datetime) -> None:
+    """End a service-wide key at once; the next one signs from now on, and is made if there is none.
+
+    Receivers that checked ``v1a`` alone believe nothing until they have asked for our keys again. Raises UnknownKey.
+    """
+    known = {secret.key_id: secret for secret in keys.published_keys(now=now)}
+    if key_id not in known:
+        raise UnknownKey(f"There is no service-wide key {key_id} in force.")
+    Secret.objects.filter(pk=known.pop(key_id).pk).update(revoked_at=Now())
+    Secret.objects.filter(pk__in=[secret.pk for secret in known.values()]).update(active_from=now, retire_at=None)
+    keys.ensure_service_key()
+
+
 def register(*, partner: Partner, public_key: str, now: datetime) -> tuple[Secret, bool]:
     """Add a public key (``whpk_…``) that this partner's answers may be signed with. Needs the partner locked.
 

@@ -142,6 +142,28 @@ def revoke_signing_key(*, actor: str, slug: str, key_id: str) -> None:
     log_change(actor, "signing_key_revoked", partner, key=key_id)
 
 
+@whole_step
+def rotate_service_key(*, actor: str, now: datetime, lead: timedelta, overlap: timedelta) -> Secret:
+    """Make the next key that signs for all partners; see ``keys.rotate_service_key``. Raises keys.RotationUnderway."""
+    key = keys.rotate_service_key(now=now, lead=lead, overlap=overlap)
+    _let_all_verify(after=lead + overlap / 2)
+    LogEntry.objects.create(actor=actor, action="service_key_rotated", about={"key": key.key_id})
+    return key
+
+
+@whole_step
+def revoke_service_key(*, actor: str, key_id: str, now: datetime) -> None:
+    """End a key that signs for all partners, at once, and have another one in its place. Raises keyring.UnknownKey."""
+    keyring.revoke_service_key(key_id=key_id, now=now)
+    _let_all_verify(after=timedelta(0))
+    LogEntry.objects.create(actor=actor, action="service_key_revoked", about={"key": key_id})
+
+
+def _let_all_verify(*, after: timedelta) -> None:
+    proved = Endpoint.objects.exclude(partner__state=Partner.State.ONBOARDING)
+    proved.update(verify_due_at=Now() + after)
+
+
 def _let_verify(partner: Partner, *, after: timedelta) -> None:
     """Have a worker run the checks of a partner that is sent to; one in onboarding runs them when it is ready."""
     if partner.state != Partner.State.ONBOARDING:

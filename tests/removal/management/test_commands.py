@@ -9,6 +9,8 @@ from django.core.management import CommandError, call_command
 from partners.models import ApiKey, Endpoint, Partner, Secret
 from removal.models import Dataset, LogEntry, ManifestEntry, Release, Stream
 from tests.factories import make_partner, make_release, make_wish, record
+from tests.receivers import Reply, listening
+from tests.removal.careful import careful
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -78,7 +80,68 @@ def test_partner_pause_resume_rotate_and_change_url_are_logged() -> None:
                          "verification_waived"]  # fmt: skip
 
 
-@pytest.mark.parametrize("action", [["pause"], ["resume"], ["rotate"]])
+@pytest.mark.usefixtures("loopback_partners")
+def test_partner_verify_prints_each_check_and_fails_where_the_endpoint_does() -> None:
+    with listening(lambda _: Reply(200, b"<html>hello</html>")) as receiver:
+        said = run("partner", "add", "acme", "--url", receiver.url)
+        out = StringIO()
+        with pytest.raises(CommandError, match=r"did not pass\. Nothing changes for acme"):
+            call_command("partner", "verify", "acme", stdout=out)
+        assert "FAILED  unsigned                It answered 200; delivered. <html>hello</html>\n" in out.getvalue()
+        assert "        It took a message that nobody signed" in out.getvalue()
+        assert "passed  good signature" in out.getvalue()
+        [secret] = [word for word in said.split() if word.startswith("whsec_")]
+        receiver.script = lambda message: careful(message, secret=secret)
+        assert "acme is live: what it is owed is sent to" in run("partner", "verify", "acme")
+        receiver.script = lambda _: Reply(200)
+        with pytest.raises(CommandError, match="did not pass"):
+            run("partner", "change-url", "acme", f"{receiver.url}new")
+        assert f"\tpending {receiver.url}new\t" in run("partner", "list")
+    assert actions() == [
+        "partner_added", "verification_failed", "verification_passed", "endpoint_proposed", "verification_failed",
+    ]  # fmt: skip
+
+
+def test_partner_waive_needs_a_reason_and_something_to_waive() -> None:
+    run("partner", "add", "acme", "--url", URL)
+    with pytest.raises(CommandError, match="is in onboarding"):
+        run("partner", "resume", "acme")
+    with pytest.raises(CommandError, match="needs a reason"):
+        run("partner", "waive", "acme", "--reason", " ")
+    assert "acme is live" in run("partner", "waive", "acme", "--reason", "tested by phone")
+    with pytest.raises(CommandError, match="needs no waiver"):
+        run("partner", "waive", "acme", "--reason", "again")
+
+
+def test_partner_revoke_secret_ends_it_and_can_give_a_new_one() -> None:
+    made = make_partner("acme")
+    [old] = Secret.objects.filter(partner=made.partner)
+    with pytest.raises(CommandError, match="last secret that signs for acme"):
+        run("partner", "revoke-secret", "acme", old.key_id)
+    assert "whsec_" in run("partner", "revoke-secret", "acme", old.key_id, "--new")
+    listed = run("partner", "keys", "acme").splitlines()
+    assert [line.split("\t")[0] for line in listed] == [
+        f"key_{pk}" for pk in Secret.objects.filter(partner=made.partner).order_by("id").values_list("pk", flat=True)
+    ]
+    assert "revoked -" not in listed[0]
+    with pytest.raises(CommandError, match="no key key_99"):
+        run("partner", "revoke-secret", "acme", "key_99")
+    assert actions() == ["partner_added", "secret_revoked"]
+
+
+def test_service_key_rotates_and_is_revoked() -> None:
+    make_partner("acme")
+    [old] = Secret.objects.filter(partner=None)
+    assert "is published" in run("service_key", "rotate", "--lead-hours", "1")
+    with pytest.raises(CommandError, match="has not retired yet"):
+        run("service_key", "rotate")
+    assert "signs nothing any more" in run("service_key", "revoke", old.key_id)
+    assert run("service_key", "list").count("key_") == 1
+    assert actions() == ["partner_added", "service_key_rotated", "service_key_revoked"]
+    assert Endpoint.objects.get().verify_due_at is not None
+
+
+@pytest.mark.parametrize("action", [["pause"], ["resume"], ["rotate"], ["verify"], ["keys"]])
 def test_partner_names_the_unknown(action: list[str]) -> None:
     with pytest.raises(CommandError, match="No partner is called nobody"):
         run("partner", *action, "nobody")
