@@ -323,66 +323,6 @@ class AcknowledgementAnswer(Answered):
     refused: list[RefusedLine]
 
 
-class OwnEndpoint(Answered):
-    """``pending_url`` is used once it has passed the checks. A suspended endpoint answered 410, and may pass them."""
-
-    url: str
-    pending_url: str
-    state: str
-    window: int
-    max_notices: int
-    rate_per_second: int
-
-
-class OwnKey(Answered):
-    """A key of yours that is in force: outbound ones sign our messages, inbound ones check your answers."""
-
-    id: str = Field(validation_alias="key_id")
-    direction: str
-    algorithm: str
-    public_key: str | None = Field(None, description="Of inbound Ed25519 keys. Secrets are never shown again.")
-    created_at: datetime
-    active_from: datetime
-    retire_at: datetime | None
-
-
-class EndpointCheck(Answered):
-    """One check. ``passed`` null: it was not run. ``fix`` is advice too where it passed."""
-
-    name: str
-    passed: bool | None
-    sent: str
-    came_back: str
-    fix: str
-
-
-class OwnVerification(Answered):
-    """What your endpoint proved. ``effect``: ``live``, ``url``, ``opened``, ``none`` or ``stale`` (run it again)."""
-
-    passed: bool
-    effect: str
-    url: str
-    key_ids: list[str]
-    started_at: datetime
-    finished_at: datetime
-    checks: list[EndpointCheck] = Field(description="Empty where the platform's staff let it through without.")
-
-
-class OwnPartner(Answered):
-    slug: str
-    name: str
-    state: str
-    usages: list[str]
-    endpoint: OwnEndpoint
-    keys: list[OwnKey]
-    verification: OwnVerification | None
-
-
-class NewSecret(Answered):
-    secret: str
-    others_retire_at: datetime
-
-
 class PublishedKey(Answered):
     id: str
     algorithm: Literal["ed25519"] = "ed25519"

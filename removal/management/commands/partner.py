@@ -109,7 +109,7 @@ class Command(BaseCommand):
         partners = Partner.objects.select_related("endpoint", "stream").order_by("slug")
         for partner in partners:
             stream = partner.stream
-            pending = f"pending {partner.endpoint.pending_url}\t" if partner.endpoint.pending_url else ""
+            pending = partner.endpoint.pending_url and f"pending {partner.endpoint.pending_url}\t"
             self.stdout.write(
                 f"{partner.slug}\t{partner.state}\t{partner.endpoint.state}\t{partner.endpoint.url}\t"
                 f"{pending}"
@@ -138,17 +138,14 @@ class Command(BaseCommand):
             f"The old secret signs for {overlap_hours} more hours. Not shown again:\nsigning secret  {secret}"
         )
 
-    def verify(self, actor: str, *, slug: str, **_: Any) -> None:
-        self._report(verification.verify(actor=actor, slug=slug))
+    def verify(self, actor: str, *, slug: str, url: str | None = None, **_: Any) -> None:
+        self._report(verification.verify(actor=actor, slug=slug, url=url))
 
-    def change_url(self, actor: str, *, slug: str, url: str, waive: str | None, **_: Any) -> None:
-        if waive is None:
-            self._report(verification.verify(actor=actor, slug=slug, url=url))
-        else:
-            self._report(verification.waive(actor=actor, slug=slug, url=url, reason=waive))
+    def change_url(self, actor: str, *, waive: str | None, **options: Any) -> None:
+        self.verify(actor, **options) if waive is None else self.waive(actor, reason=waive, **options)
 
-    def waive(self, actor: str, *, slug: str, reason: str, **_: Any) -> None:
-        self._report(verification.waive(actor=actor, slug=slug, reason=reason))
+    def waive(self, actor: str, *, slug: str, reason: str, url: str | None = None, **_: Any) -> None:
+        self._report(verification.waive(actor=actor, slug=slug, url=url, reason=reason))
 
     def _report(self, result: Verification) -> None:
         """Print each check, and what followed; the command fails where the endpoint did."""
