@@ -15,12 +15,12 @@ from django.template.response import SimpleTemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from django.utils.timesince import timesince
 
-from partners.models import ApiKey, Secret
+from partners.models import ApiKey, Secret, Verification
 
 # A list counts and pages through this many rows at most: no page reads a table of millions to print a number.
 MOST_LISTED = 10_000
@@ -192,7 +192,7 @@ class SecretAdmin(ReadOnlyAdmin):
 
     @admin.display
     def state(self, secret: Secret) -> SafeString:
-        return badge(*_state_of(secret, now=timezone.now()))
+        return badge(*state_of(secret, now=timezone.now()))
 
     @admin.display(description="partner")
     def holder(self, secret: Secret) -> str:
@@ -203,7 +203,7 @@ class SecretAdmin(ReadOnlyAdmin):
         return timesince(secret.active_from)
 
 
-def _state_of(secret: Secret, *, now: datetime) -> tuple[str, str]:
+def state_of(secret: Secret, *, now: datetime) -> tuple[str, str]:
     """Say in a word, with its tone, whether a secret signs at ``now`` (as ``SecretQuerySet.active`` decides)."""
     if secret.revoked_at:
         return "revoked", "calm"
@@ -212,3 +212,73 @@ def _state_of(secret: Secret, *, now: datetime) -> tuple[str, str]:
     if secret.active_from > now:
         return "not yet in force", "wait"
     return ("retiring", "wait") if secret.retire_at else ("in force", "good")
+
+
+@admin.register(Verification)
+class VerificationAdmin(ReadOnlyAdmin):
+    explanation = "What an endpoint proved before it was used, or who let it through without, and why."
+    when_empty = "No verification yet. Run one with: manage.py partner verify, or on a partner's page."
+    list_display = ("finished_at", "holder", "result", "followed", "url_text", "asked_by")
+    list_filter = ("passed", "effect", "partner")
+    list_select_related = ("partner",)
+    fields = (
+        "partner",
+        "result",
+        "followed",
+        "url_text",
+        "key_ids",
+        "started_at",
+        "finished_at",
+        "asked_by",
+        "waived_because",
+        "table",
+    )
+
+    @admin.display(description="partner")
+    def holder(self, verification: Verification) -> SafeString:
+        return link(verification.partner)
+
+    @admin.display
+    def result(self, verification: Verification) -> SafeString:
+        return result_badge(verification)
+
+    @admin.display(description="what followed")
+    def followed(self, verification: Verification) -> str:
+        return verification.get_effect_display()
+
+    @admin.display(description="URL")
+    def url_text(self, verification: Verification) -> str:
+        return shorten(verification.url)  # never a link: a partner chooses this text
+
+    @admin.display(description="checks")
+    def table(self, verification: Verification) -> SafeString:
+        return checks_table(verification)
+
+
+def result_badge(verification: Verification) -> SafeString:
+    if verification.waived_because:
+        return badge("waived", "wait")
+    return badge("passed", "good") if verification.passed else badge("failed", "bad")
+
+
+_WORDS = {True: ("passed", "good"), False: ("failed", "bad"), None: ("not run", "calm")}
+
+
+def checks_table(verification: Verification) -> SafeString:
+    """Show each check: what was sent, what came back, what to fix."""
+    rows = (
+        (
+            check["name"],
+            badge(*_WORDS[check["passed"]]),
+            check["sent"],
+            check["came_back"],
+            format_html(" ({})", check["detail"]) if check["detail"] else "",
+            check["fix"] or "-",
+        )
+        for check in verification.checks
+    )
+    return format_html(
+        '<table><thead><tr><th scope="col">Check</th><th scope="col">Result</th><th scope="col">Sent</th>'
+        '<th scope="col">Came back</th><th scope="col">To fix</th></tr></thead><tbody>{}</tbody></table>',
+        format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}{}</td><td>{}</td></tr>", rows),
+    )

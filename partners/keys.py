@@ -6,16 +6,25 @@ from datetime import datetime, timedelta
 
 from django.db import connection, transaction
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from partners import models
 from partners.identifiers import IdentifierKey
 from partners.models import Partner, Secret
 from partners.signing import Ed25519PrivateKey, HmacSecret, SigningKey
 
-# How long a rotated secret still signs beside its successor.
-OVERLAP = timedelta(hours=24)
+# Beside one or two service-wide keys: a receiver looks at eight signatures at most.
+MAX_SECRETS = 6
 
 _SERVICE_KEY_LOCK = 0x4B455953  # "KEYS"
+
+
+class TooManySecrets(Exception):
+    """So many of the partner's secrets sign already that one more would be a signature that nobody looks at."""
+
+
+class RotationUnderway(Exception):
+    """The service-wide key is being rotated already: receivers need not know three."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,14 @@ def signer_for(*, partner_id: int, now: datetime) -> Signer:
     )
     found = [(secret.key_id, open_key(secret)) for secret in secrets]
     return Signer(tuple(key_id for key_id, _ in found), tuple(key for _, key in found))
+
+
+def lasting(signer: Signer, *, partner_id: int) -> tuple[SigningKey, ...]:
+    """List the signer's keys that still sign when a rotation is over: the newest secret, and the service's key."""
+    retiring = Secret.objects.filter(Q(partner_id=partner_id) | Q(partner=None), retire_at__isnull=False)
+    going = {secret.key_id for secret in retiring.defer("key")}
+    kept = tuple(key for key_id, key in zip(signer.key_ids, signer.keys, strict=True) if key_id not in going)
+    return kept if any(isinstance(key, HmacSecret) for key in kept) else signer.keys
 
 
 def open_key(secret: Secret) -> SigningKey:
@@ -60,7 +77,9 @@ def ensure_service_key() -> None:
     """Make the service-wide Ed25519 key if there is none. Two callers at once make one."""
     with connection.cursor() as cursor:
         cursor.execute("select pg_advisory_xact_lock(%s)", [_SERVICE_KEY_LOCK])
-    service_keys = Secret.objects.filter(partner=None, algorithm=Secret.Algorithm.ED25519, revoked_at=None)
+    service_keys = Secret.objects.filter(
+        Q(retire_at=None) | Q(retire_at__gt=Now()), partner=None, algorithm=Secret.Algorithm.ED25519, revoked_at=None
+    )
     if not service_keys.exists():
         Secret.objects.create(
             direction=Secret.Direction.OUTBOUND,
@@ -70,18 +89,39 @@ def ensure_service_key() -> None:
 
 
 @transaction.atomic
-def rotate_secret(*, partner: Partner, now: datetime, overlap: timedelta = OVERLAP) -> str:
+def rotate_service_key(*, now: datetime, lead: timedelta, overlap: timedelta) -> Secret:
+    """Make the next service-wide key: published at once, signing after ``lead``, alone when ``overlap`` is over too.
+
+    So a receiver that asks for our keys now and then knows it before it meets it. Raises RotationUnderway.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(%s)", [_SERVICE_KEY_LOCK])
+    known = published_keys(now=now)
+    if len(known) > 1:
+        raise RotationUnderway(f"{known[0].key_id} has not retired yet. Wait for it, or revoke it.")
+    Secret.objects.filter(pk__in=[secret.pk for secret in known]).update(retire_at=now + lead + overlap)
+    return Secret.objects.create(
+        direction=Secret.Direction.OUTBOUND,
+        algorithm=Secret.Algorithm.ED25519,
+        key=Ed25519PrivateKey.generate().to_text(),
+        active_from=now + lead,
+    )
+
+
+@transaction.atomic
+def rotate_secret(*, partner: Partner, now: datetime, overlap: timedelta) -> str:
     """Give the partner a new outbound secret and return its text, to be shown once.
 
     The old ones go on signing beside it until ``overlap`` is over, so that a receiver that knows either key verifies.
+    Raises TooManySecrets.
     """
-    old = Secret.objects.select_for_update().filter(
-        Q(retire_at=None) | Q(retire_at__gt=now + overlap),
-        partner=partner,
-        direction=Secret.Direction.OUTBOUND,
-        algorithm=Secret.Algorithm.HMAC,
-        revoked_at=None,
+    own = Secret.objects.filter(
+        partner=partner, direction=Secret.Direction.OUTBOUND, algorithm=Secret.Algorithm.HMAC, revoked_at=None
     )
+    if overlap and own.active(now=now).count() >= MAX_SECRETS:
+        message = f"{MAX_SECRETS} secrets of {partner.slug} sign already. Wait until one retires, or revoke one."
+        raise TooManySecrets(message)
+    old = own.select_for_update().filter(Q(retire_at=None) | Q(retire_at__gt=now + overlap))
     old.update(retire_at=now + overlap)
     text = HmacSecret.generate().to_text()
     Secret.objects.create(

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import CheckConstraint, Q
+from django.db.models import CheckConstraint, Index, Q
 from django.db.models.functions import Now
 
 from partners.encryption import EncryptedTextField
@@ -26,6 +26,7 @@ class Partner(models.Model):
     """An organisation that receives dataset releases (GDPR Art. 4(9) "recipient")."""
 
     class State(models.TextChoices):
+        ONBOARDING = "onboarding", "onboarding"  # its endpoint has proved nothing yet; obligations are planned and age
         LIVE = "live", "live"  # messages leave as they become due
         PAUSED = "paused", "paused"  # staff stopped the messages; obligations stay open and age
 
@@ -35,7 +36,7 @@ class Partner(models.Model):
 
     slug = models.CharField(max_length=63, unique=True, validators=[slug_validator])
     name = models.CharField(max_length=200)
-    state = models.CharField(max_length=10, choices=State, default=State.LIVE)
+    state = models.CharField(max_length=10, choices=State, default=State.ONBOARDING)
     usages = ArrayField(
         models.TextField(),
         default=all_usages,
@@ -52,7 +53,9 @@ class Partner(models.Model):
 
     class Meta:
         constraints = [
-            CheckConstraint(condition=Q(state__in=["live", "paused"]), name="a_partner_is_live_or_paused"),
+            CheckConstraint(
+                condition=Q(state__in=["onboarding", "live", "paused"]), name="a_partner_is_onboarding_live_or_paused"
+            ),
             CheckConstraint(
                 condition=Q(identifiers__in=["raw", "hmac_sha256"]), name="a_partners_identifiers_are_raw_or_hashed"
             ),
@@ -91,8 +94,18 @@ class Endpoint(models.Model):
         help_text="How many messages may leave in a second.",
     )
     changed_at = models.DateTimeField(db_default=Now(), editable=False)
+    pending_url = models.CharField(
+        "pending URL", max_length=2000, blank=True, db_default="", help_text="Used once it has passed the checks."
+    )
+    verify_due_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a worker runs the checks, after a change of keys."
+    )
+    verifying_until = models.DateTimeField(
+        null=True, blank=True, help_text="The lease of the verification under way: one at a time."
+    )
 
     class Meta:
+        indexes = [Index(fields=["verify_due_at"], name="endpoint_to_verify", condition=Q(verify_due_at__isnull=False))]
         constraints = [
             CheckConstraint(condition=Q(state__in=["open", "suspended"]), name="an_endpoint_is_open_or_suspended"),
             CheckConstraint(condition=Q(window__range=(1, 100)), name="a_window_is_1_to_100"),
@@ -168,6 +181,40 @@ class IdentifierKey(models.Model):
 
     def __str__(self) -> str:
         return f"identifier key {self.pk}"
+
+
+class Verification(models.Model):
+    """What an endpoint proved, and what followed; or a person's word in its place. Append only, no personal data."""
+
+    class Effect(models.TextChoices):
+        NONE = "none", "nothing"  # it failed, or there was nothing to change
+        LIVE = "live", "went live"
+        URL = "url", "new URL in use"
+        OPENED = "opened", "opened again"  # it had answered 410 Gone
+        STALE = "stale", "stale"  # the URL or the keys changed meanwhile: it says nothing about those in force
+
+    partner = models.ForeignKey(Partner, models.PROTECT, related_name="verifications")
+    url = models.CharField("URL", max_length=2000)
+    key_ids = ArrayField(models.TextField(), help_text="The keys that signed.")
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(db_default=Now())
+    passed = models.BooleanField()
+    effect = models.CharField(max_length=10, choices=Effect)
+    checks = models.JSONField(help_text="A list of partners.onboarding.Check.")
+    asked_by = models.CharField(max_length=100, help_text="As actors are named in the log.")
+    waived_because = models.TextField(blank=True, help_text="Why a named person let it through without the checks.")
+
+    class Meta:
+        permissions = [("waive_verification", "Can let a partner through without the checks")]
+        constraints = [
+            CheckConstraint(
+                condition=Q(waived_because="") | Q(passed=False, checks=[]), name="a_waiver_proves_nothing"
+            ),
+        ]
+        indexes = [Index(fields=["partner", "-id"], name="verification_of_partner")]
+
+    def __str__(self) -> str:
+        return f"verification {self.pk}"
 
 
 class ApiKey(models.Model):

@@ -390,7 +390,11 @@ OPEN_INCIDENT = """
 insert into removal_incident (stream_id, kind, opened_at) values (%s, %s, clock_timestamp())
 on conflict (stream_id, kind) where closed_at is null do nothing
 """
-CLOSE_INCIDENTS = "update removal_incident set closed_at = clock_timestamp() where stream_id = %s and closed_at is null"
+# That an endpoint takes messages does not prove that it verifies them: that incident ends with a verification.
+CLOSE_INCIDENTS = """
+update removal_incident set closed_at = clock_timestamp()
+ where stream_id = %s and closed_at is null and kind <> 'verification'
+"""
 SUSPEND = """
 update partners_endpoint set state = 'suspended', state_reason = 'It answered 410 Gone.', changed_at = clock_timestamp()
  where partner_id = %s and url = %s and state = 'open'

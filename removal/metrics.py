@@ -133,6 +133,11 @@ GAUGES = (
         "(select count(*) from stream where endpoint_state = 'suspended')",
     ),
     Gauge(
+        "removal_onboarding_partners",
+        "Partners whose endpoint has proved nothing yet; what they are owed is held.",
+        "(select count(*) from stream where partner_state = 'onboarding')",
+    ),
+    Gauge(
         "removal_paused_partners",
         "Partners that staff have paused.",
         "(select count(*) from stream where partner_state = 'paused')",

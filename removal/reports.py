@@ -16,12 +16,13 @@ class UnknownNotice(Exception):
 
 
 # A line per notice of a request. The delivery state is that of the message which carries its number, but a number that
-# was pulled is delivered; one that is in no message yet waits, and a paused partner's messages are held.
+# was pulled is delivered; one that is in no message yet waits; messages to a partner that
+# is paused, or not live yet, are held.
 PARTNER_LINES = """
 select p.slug, n.sequence, n.kind,
        case when n.withdrawn_at is not null and d.id is null then 'withdrawn'
             when n.epoch = s.epoch and s.pulled @> n.sequence then 'delivered'
-            when coalesce(d.state, 'waiting') = 'waiting' and p.state = 'paused' then 'held'
+            when coalesce(d.state, 'waiting') = 'waiting' and p.state <> 'live' then 'held'
             else coalesce(d.state, 'waiting') end,
        coalesce(d.attempts, 0), d.delivered_at,
        case when n.handling = 'none' and n.sequence <= s.received_through and n.epoch = s.epoch then 'received'

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ import structlog
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from removal import large, planning, recovery, sending
+from removal import large, planning, recovery, sending, verification
 
 log = structlog.get_logger()
 
@@ -50,6 +51,10 @@ class Sweeper:
         self.reconcile_at = time.monotonic() + reconcile_interval.total_seconds() * random.random()  # noqa: S311
         self.pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="sweep")
         self.draining: dict[int, Future[None]] = {}
+        self.verifier = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="verify"
+        )  # one at a time may take a minute
+        self.verifying: Future[None] | None = None
         self.probing: set[int] = set()
         self.stopping = threading.Event()
         self.process = f"{socket.gethostname()}:{os.getpid()}"
@@ -66,7 +71,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do one turn. Sending goes on in the pool when this returns, and no step keeps another from its turn."""
-        steps: list[Callable[[], object]] = [recovery.reap, self._plan, self._send, self._match_large]
+        steps: list[Callable[[], object]] = [recovery.reap, self._plan, self._send, self._match_large, self._verify]
         if time.monotonic() >= self.reconcile_at:
             self.reconcile_at = time.monotonic() + self.reconcile_interval.total_seconds()
             steps.append(self._reconcile)
@@ -111,6 +116,22 @@ class Sweeper:
             if due.is_probe:
                 self.probing.add(due.partner_id)
             self.draining[due.partner_id] = self.pool.submit(self._drain, due.partner_id)
+
+    def _verify(self) -> None:
+        """Run a verification that is due after a change of keys, beside everything else."""
+        slug = verification.next_due()
+        if slug and (self.verifying is None or self.verifying.done()):
+            self.verifying = self.verifier.submit(self._verify_one, slug)
+
+    def _verify_one(self, slug: str) -> None:
+        try:
+            with suppress(verification.Underway):  # another worker was faster
+                verification.verify(actor="worker", slug=slug)
+        except Exception as error:  # noqa: BLE001
+            # Its lease ends by itself, and another sweep finds it.
+            log.error("verification_broke", error=type(error).__name__)  # noqa: TRY400
+        finally:
+            connection.close()
 
     def _drain(self, partner_id: int) -> None:
         try:

@@ -15,10 +15,13 @@ _numbers = count(1)
 
 
 def make_partner(slug: str = "", *, url: str = "https://partner.example/removal", **options: Any) -> NewPartner:
+    """Make a partner that is live, as if it had passed the checks."""
     slug = slug or f"partner-{next(_numbers)}"
     made = add_partner(actor="test", slug=slug, name="", url="https://partner.example/", now=timezone.now(), **options)
     # Tests listen on loopback, which add_partner refuses unless the settings allow it.
     Endpoint.objects.filter(partner=made.partner).update(url=url)
+    made.partner.state = Partner.State.LIVE
+    made.partner.save(update_fields=["state"])
     return made
 
 

@@ -33,8 +33,8 @@ class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]  #
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
     explanation = (
-        "Messages. Held: the partner is paused, so nothing is sent. Quarantined: the partner refuses this one notice "
-        "and takes others; a person must look. Split: two messages carry its notices now."
+        "Messages. Held: the partner is paused or not live yet, so nothing is sent. Quarantined: the partner refuses "
+        "this one notice and takes others; a person must look. Split: two messages carry its notices now."
     )
     when_empty = "No message yet. Workers make one as soon as a partner's stream has a notice."
     list_display = ("webhook_id", "partner", "notices", "standing", "attempts", "due", "delivered_at")

@@ -129,7 +129,7 @@ class StreamAdmin(ReadOnlyAdmin):
 class NoticeAdmin(ReadOnlyAdmin):
     explanation = (
         "Overdue: its date is past and the answer is still owed. Silent: delivered, and no word at all by its date. "
-        "Held: the partner is paused, so nothing is sent."
+        "Held: the partner is paused or not live yet, so nothing is sent."
     )
     when_empty = "No notice yet. One appears when a request is about something that a partner received."
     list_display = ("number", "partner", "delivery", "handled", "answer_due", "of_request", "kind")

@@ -14,7 +14,8 @@ from removal.models import Delivery, Notice
 
 TONES = {
     "good": "live open delivered completed fulfilled sealed",
-    "wait": "paused held waiting sending received planned in_progress partially_completed partially_fulfilled building",
+    "wait": "onboarding paused held waiting sending received planned in_progress partially_completed "
+    "partially_fulfilled building",
     "bad": "suspended quarantined refused unreachable abandoned rejected overdue silent ongoing",
 }
 TONE_OF = {state: tone for tone, states in TONES.items() for state in states.split()}
@@ -30,8 +31,8 @@ def handling_badge(handling: str) -> SafeString:
 
 
 def delivery_word(state: str, partner: Partner) -> str:
-    """Say how sending stands: a paused partner's waiting messages are held."""
-    is_held = state == Delivery.State.WAITING and partner.state == Partner.State.PAUSED
+    """Say how sending stands: what waits for a partner that is paused, or not live yet, is held."""
+    is_held = state == Delivery.State.WAITING and partner.state != Partner.State.LIVE
     return "held" if is_held else state
 
 

@@ -18,7 +18,21 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Un
 from django.views import defaults
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
-from removal import compression, formats, gate, holdings, intake, ledger, preferences, pulling, reports, uploads
+from partners import keyring, keys
+from removal import (
+    compression,
+    formats,
+    gate,
+    holdings,
+    intake,
+    ledger,
+    partnerships,
+    preferences,
+    pulling,
+    reports,
+    uploads,
+    verification,
+)
 from removal.api.streams import BodyCutOff, LengthNeeded, has_untold_length
 from removal.manifests import Unreadable
 
@@ -180,6 +194,19 @@ def problem_of(error: Exception) -> Problem:
             return Problem(404, "unknown_subject", "Nothing was ever recorded about this subject.")
         case holdings.UnknownPartner():
             return Problem(404, "unknown_partner", "No partner has this slug.")
+        case partnerships.InvalidPartner():
+            return invalid_fields([FieldError("url", str(error))])
+        case verification.Underway():
+            wait = {"Retry-After": str(error.wait_seconds)}
+            return Problem(409, "verification_underway", str(error), headers=wait)
+        case verification.TooSoon():
+            return Problem(429, "too_soon", str(error), headers={"Retry-After": str(error.wait_seconds)})
+        case keys.TooManySecrets():
+            return Problem(409, "too_many_secrets", str(error))
+        case keyring.KeyRefused():
+            return invalid_fields([FieldError("public_key", str(error))])
+        case keyring.UnknownKey():
+            return Problem(404, "unknown_key", "You have no such key, or it has ended.")
         case reports.UnknownNotice():
             return Problem(404, "unknown_sequence", "You have been sent no notice with this number.")
         case pulling.WrongEpoch():

@@ -166,6 +166,17 @@ class AcknowledgementLine(Said):
         )
 
 
+class NewEndpoint(Said):
+    url: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class NewSigningKey(Said):
+    public_key: Annotated[str, Field(max_length=200, description="whpk_ and 32 bytes in base64.")]
+
+
+KeyId = Annotated[str, Field(pattern=r"^key_[0-9]{1,18}$")]
+
+
 # Lines of streams, which ninja does not see in the views.
 
 

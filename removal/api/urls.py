@@ -18,6 +18,7 @@ from removal.api import (
     contract,
     gate,
     identifiers,
+    own,
     partner,
     platform,
     preferences,
@@ -118,6 +119,7 @@ api.add_router("/v1", gate.router)
 api.add_router("/v1", partner.router)
 api.add_router("/v1", stream.router)
 api.add_router("/v1", identifiers.router)
+api.add_router("/v1", own.router)
 api.add_router("", wellknown.router)
 
 urlpatterns = [

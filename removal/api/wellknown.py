@@ -22,7 +22,7 @@ CACHE_SECONDS = 300  # short beside a rotation's overlap, so that every receiver
 
 @router.get("/.well-known/removal-notices", auth=None, response=answers.PublishedKeys)
 def show_keys(request: HttpRequest, response: HttpResponse) -> answers.PublishedKeys:
-    """Show the Ed25519 keys that our messages are signed with (Standard Webhooks, `v1a`)."""
+    """Show the Ed25519 keys that our messages are signed with (`v1a`), the versions spoken, and their description."""
     response["Cache-Control"] = f"public, max-age={CACHE_SECONDS}"
     published = keys.published_keys(now=timezone.now())
     return answers.PublishedKeys(

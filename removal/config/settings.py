@@ -158,6 +158,9 @@ CLOCK_SKEW = timedelta(minutes=5)
 # The partner's clock: from the moment a notice is planned (design §5).
 NOTICE_RESPOND_WITHIN = timedelta(days=env_number("NOTICE_RESPOND_WITHIN_DAYS", 30))
 
+# How long a rotated secret still signs beside its successor.
+SECRET_OVERLAP = timedelta(hours=env_number("SECRET_OVERLAP_HOURS", 24))
+
 # Who reads /metrics shows this; without it everybody may, but partners are not named there.
 METRICS_TOKEN = env("METRICS_TOKEN")
 

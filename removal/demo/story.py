@@ -4,14 +4,16 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 from django.db import connection
 from django.utils import timezone
 
 from partners.models import Partner
-from removal import invariants, ledger, partnerships, uploads, wxr
+from removal import invariants, ledger, partnerships, uploads, verification, wxr
 from removal.demo.processes import Processes, free_port
 from removal.models import Attempt
 from removal.models.identifiers import new_ulid
@@ -23,7 +25,7 @@ PATIENCE_SECONDS = 55  # for the whole story
 # Who gets which release, and how each partner behaves. All keep the real retry schedule.
 PROMPT, FLAKY, LATE = "acme", "globex", "initech"
 RELEASES_OF = {PROMPT: ("site", "blogs"), FLAKY: ("blogs",), LATE: ("site", "blogs")}
-OPTIONS_OF = {PROMPT: (), FLAKY: ("--refuse-first", "1"), LATE: ()}
+OPTIONS_OF = {FLAKY: ("--refuse-first", "1")}
 NAMES = {PROMPT: "Acme (prompt)", FLAKY: "Globex (fails at first)", LATE: "Initech (down at first)"}
 
 
@@ -133,20 +135,38 @@ class Story:
         url = f"http://127.0.0.1:{self.late_port}/"
         now = timezone.now()
         if Partner.objects.filter(slug=slug).exists():
-            secret = partnerships.rotate_secret(actor="command:demo", slug=slug, now=now)
+            secret = partnerships.rotate_secret(actor="command:demo", slug=slug, now=now, overlap=timedelta(0))
             _, api_key = partnerships.create_api_key(actor="command:demo", slug=slug)
-            partnerships.change_endpoint(actor="command:demo", slug=slug, url=url, now=now)
             keys = partnerships.NewPartner(Partner.objects.get(slug=slug), secret, api_key)
         else:
             keys = partnerships.add_partner(actor="command:demo", slug=slug, name=NAMES[slug], url=url, now=now)
         self.keys[slug] = keys
-        if slug != LATE:
-            endpoint = self._start_partner(slug)
-            partnerships.change_endpoint(actor="command:demo", slug=slug, url=endpoint, now=now)
+        endpoint = self._start_partner(slug, listen=f"127.0.0.1:{self.late_port if slug == LATE else 0}")
+        self._go_live(slug, endpoint)
+        if slug != PROMPT:  # it proved what it can do; from now on it makes trouble
+            self.processes.kill(slug)
+        if slug == FLAKY:
+            self._start_partner(slug, *OPTIONS_OF[slug], listen=urlsplit(endpoint).netloc)
 
-    def _start_partner(self, slug: str, *, listen: str = "127.0.0.1:0") -> str:
+    def _go_live(self, slug: str, url: str) -> None:
+        """Have a partner prove that it verifies what it takes: nothing is sent to it before."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                result = verification.verify(actor="command:demo", slug=slug, url=url)
+            except verification.Underway:  # a worker, because of an earlier run's partner and its new key
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+                continue
+            if not result.passed:
+                failed = ", ".join(check["name"] for check in result.checks if not check["passed"])
+                raise DemoFailed(f"{slug} did not pass: {failed}. Its logs are in {self.processes.logs}.")
+            return
+
+    def _start_partner(self, slug: str, *options: str, listen: str) -> str:
         return self.processes.start_partner(
-            slug, "--service-url", self.url, "--database", str(self._log_of(slug)), *OPTIONS_OF[slug],
+            slug, "--service-url", self.url, "--database", str(self._log_of(slug)), *options,
             secret=self.keys[slug].secret, api_key=self.keys[slug].api_key, listen=listen,
         )  # fmt: skip
 

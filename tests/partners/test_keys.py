@@ -9,9 +9,10 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from partners import keys
+from partners import keyring, keys
 from partners.encryption import CannotDecrypt
 from partners.models import ApiKey, Secret
+from partners.signing import HmacSecret
 from tests.factories import make_partner
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -84,3 +85,62 @@ def test_no_secret_stands_in_a_representation() -> None:
     shown = f"{secret!r} {secret} {signer!r} {ApiKey.objects.get()!r}"
     assert made.secret.removeprefix("whsec_") not in shown
     assert made.api_key not in shown
+
+
+def test_the_next_service_key_is_published_before_it_signs_and_the_old_one_retires_after() -> None:
+    partner = make_partner().partner
+    now = timezone.now()
+    hour = timedelta(hours=1)
+    [old] = keys.published_keys(now=now)
+    new = keys.rotate_service_key(now=now, lead=hour, overlap=hour)
+    assert [key.pk for key in keys.published_keys(now=now)] == [old.pk, new.pk]
+
+    def signing(after: timedelta) -> set[str]:
+        return {old.key_id, new.key_id} & set(keys.signer_for(partner_id=partner.pk, now=now + after).key_ids)
+
+    assert signing(0 * hour) == {old.key_id}
+    assert signing(1.5 * hour) == {old.key_id, new.key_id}
+    assert signing(2.5 * hour) == {new.key_id}
+    with pytest.raises(keys.RotationUnderway, match=old.key_id):
+        keys.rotate_service_key(now=now, lead=hour, overlap=hour)
+
+
+@pytest.mark.parametrize("rotating", [True, False])
+def test_a_revoked_service_key_signs_no_more_and_another_one_does(rotating: bool) -> None:
+    partner = make_partner().partner
+    now = timezone.now()
+    [old] = keys.published_keys(now=now)
+    if rotating:
+        keys.rotate_service_key(now=now, lead=timedelta(hours=1), overlap=timedelta(hours=1))
+    keyring.revoke_service_key(key_id=old.key_id, now=now)
+    [new] = keys.published_keys(now=timezone.now())
+    assert old.key_id not in keys.signer_for(partner_id=partner.pk, now=timezone.now()).key_ids
+    assert new.key_id in keys.signer_for(partner_id=partner.pk, now=timezone.now()).key_ids
+    with pytest.raises(keyring.UnknownKey):
+        keyring.revoke_service_key(key_id=old.key_id, now=timezone.now())
+
+
+def test_the_last_secret_is_not_revoked_and_a_second_one_is_at_once() -> None:
+    made = make_partner("acme")
+    [first] = Secret.objects.filter(partner=made.partner)
+    outbound = Secret.Direction.OUTBOUND
+    with pytest.raises(keyring.LastSecret, match="last secret that signs for acme"):
+        keyring.revoke(partner=made.partner, key_id=first.key_id, direction=outbound)
+    keys.rotate_secret(partner=made.partner, now=timezone.now(), overlap=timedelta(hours=1))
+    keyring.revoke(partner=made.partner, key_id=first.key_id, direction=outbound)
+    assert first.key_id not in keys.signer_for(partner_id=made.partner.pk, now=timezone.now()).key_ids
+    other = make_partner("globex").partner
+    for key_id in (first.key_id, Secret.objects.get(partner=other).key_id, "key_", "key_x", f"key_{9 * 10**30}"):
+        with pytest.raises(keyring.UnknownKey):
+            keyring.revoke(partner=made.partner, key_id=key_id, direction=outbound)
+
+
+def test_what_lasts_of_a_signer_is_its_newest_secret_and_the_services_key() -> None:
+    partner = make_partner().partner
+    whole = keys.signer_for(partner_id=partner.pk, now=timezone.now())
+    assert keys.lasting(whole, partner_id=partner.pk) == whole.keys
+    text = keys.rotate_secret(partner=partner, now=timezone.now(), overlap=timedelta(hours=1))
+    both = keys.signer_for(partner_id=partner.pk, now=timezone.now())
+    lasting = keys.lasting(both, partner_id=partner.pk)
+    assert HmacSecret.from_text(text) in lasting
+    assert (len(both.keys), len(lasting)) == (3, 2)

@@ -14,10 +14,9 @@ from pytest_django import Settings
 
 from partners import keys, signing, webhook
 from partners.models import Endpoint, Partner
-from removal import delivery, planning, recovery, sending
+from removal import delivery, planning, recovery, sending, verification
 from removal.acknowledgement import acknowledge
 from removal.models import Attempt, Delivery, Incident, Notice, Stream
-from removal.partnerships import change_endpoint
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Received, Receiver, Reply, listening
@@ -254,7 +253,7 @@ def test_a_new_address_is_tried_at_once() -> None:
         partner = owe(gone, notices=1)
         sending.drain(partner_id=partner.pk, budget=BUDGET)
         assert recovery.due_partners() == []
-        change_endpoint(actor="test", slug=partner.slug, url=receiver.url, now=timezone.now())
+        verification.waive(actor="test", slug=partner.slug, url=receiver.url, reason="it answered our call")
         assert [due.partner_id for due in recovery.due_partners()] == [partner.pk]
         sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert receiver.sequences == [1]

@@ -128,6 +128,7 @@ def test_a_message_asked_for_again_is_due_too() -> None:
     ("what", "gauge"),
     [
         ("paused", "removal_paused_partners"),
+        ("onboarding", "removal_onboarding_partners"),
         ("suspended", "removal_suspended_endpoints"),
         ("down", "removal_open_breakers"),
     ],
@@ -139,8 +140,8 @@ def test_a_partner_that_cannot_be_sent_to_makes_nothing_overdue(what: str, gauge
     before = numbers()
     assert before["removal_due_messages"] == 1
     match what:
-        case "paused":
-            Partner.objects.update(state="paused")
+        case "paused" | "onboarding":
+            Partner.objects.update(state=what)
         case "suspended":
             Endpoint.objects.update(state="suspended")
         case _:

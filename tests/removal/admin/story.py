@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -11,7 +12,9 @@ from django.db.models import Model
 from django.utils import timezone
 
 from partners.admin import ReadOnlyAdmin
-from partners.models import Partner
+from partners.models import Partner, Verification
+from partners.onboarding import Check
+from partners.webhook import excerpt
 from removal import acknowledgement, planning, sending
 from removal.models import Alarm, Delivery, Disclosure, RemovalRequest
 from removal.statements import Statement
@@ -59,10 +62,20 @@ def tell(*, subject: str = "", response: bytes = b"", text: str = "{}", **said: 
         owe(partner, subject=subject)
         send(partner)
         send(partner)
+    prove(partner, said=response)
     come_back(Disclosure.objects.filter(partner=partner).latest("id"))
     said = {"attestations": [{"claim": "removed_from_corpus"}]} | said
     say(partner, 1, "completed", text=text, outcomes={"removed": 2}, **said)
     return partner
+
+
+def prove(partner: Partner, *, said: bytes) -> None:
+    """Record that a partner's endpoint failed a check, in its own words."""
+    check = Check("unsigned", False, "The notice", f"It answered 200. {excerpt(said)}", "Verify.", "by staff's eyes")
+    Verification.objects.create(
+        partner=partner, url=partner.endpoint.url, key_ids=["key_1"], started_at=timezone.now(), passed=False,
+        effect="none", checks=[asdict(check)], asked_by="test",
+    )  # fmt: skip
 
 
 def come_back(disclosure: Disclosure) -> None:

@@ -67,6 +67,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "RemovalRequest",
         "Secret",
         "Stream",
+        "Verification",
     }
 
 

@@ -58,6 +58,12 @@ def test_the_description_names_every_path(described: dict[str, Any]) -> None:
         "GET /v1/stream/{sequence}",
         "GET /v1/stream/{sequence}/items",
         "GET /v1/partner/identifiers",
+        "GET /v1/partner",
+        "POST /v1/partner/verify",
+        "PUT /v1/partner/endpoint",
+        "POST /v1/partner/secrets",
+        "POST /v1/partner/signing-keys",
+        "DELETE /v1/partner/signing-keys/{key_id}",
         "GET /.well-known/removal-notices",
     }
 
@@ -110,6 +116,8 @@ def test_unknown_fields_are_errors_in_every_body(described: dict[str, Any]) -> N
         "ManifestLine",
         "NewDisclosure",
         "AcknowledgementLine",
+        "NewEndpoint",
+        "NewSigningKey",
     }
     assert {name for name in taken if schemas[name].get("additionalProperties") is not False} == set()
 

@@ -10,6 +10,8 @@ from django.db import connection
 from partners.models import ApiKey, Endpoint, Partner, Secret
 from removal.models import Dataset, LogEntry, ManifestEntry, Release, Stream
 from tests.factories import make_partner, make_release, make_wish, record
+from tests.receivers import Reply, listening
+from tests.removal.careful import careful
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,7 +36,7 @@ def test_partner_add_prints_its_secrets_once() -> None:
     assert ApiKey.objects.get(partner=partner).digest == ApiKey.digest_of(text)
     assert (partner.endpoint.url, partner.endpoint.max_notices) == (URL, 10)
     assert Stream.objects.get(partner=partner).head == 0
-    assert run("partner", "list") == f"acme\tlive\topen\t{URL}\tnotices 1..0, sent through 0\n"
+    assert run("partner", "list") == f"acme\tonboarding\topen\t{URL}\tnotices 1..0, sent through 0\n"
 
 
 @pytest.mark.parametrize(
@@ -73,9 +75,10 @@ def test_partner_pause_resume_rotate_and_change_url_are_logged() -> None:
     assert made.secret not in rotated
     assert "whsec_" in rotated
     Endpoint.objects.update(state="suspended")
-    run("partner", "change-url", "acme", "https://partner.example/new")
+    run("partner", "change-url", "acme", "https://partner.example/new", "--waive", "tried by hand")
     assert Endpoint.objects.values_list("url", "state").get() == ("https://partner.example/new", "open")
-    assert actions() == ["partner_added", "partner_paused", "partner_resumed", "secret_rotated", "endpoint_changed"]
+    assert actions() == ["partner_added", "partner_paused", "partner_resumed", "secret_rotated", "endpoint_proposed",
+                         "verification_waived"]  # fmt: skip
 
 
 def test_partner_identifiers_are_chosen_and_their_key_is_shown() -> None:
@@ -101,7 +104,68 @@ def test_partner_identifiers_are_chosen_and_their_key_is_shown() -> None:
         assert all(not stored.startswith("idk_") for (stored,) in cursor.fetchall())  # encrypted
 
 
-@pytest.mark.parametrize("action", [["pause"], ["resume"], ["rotate"]])
+@pytest.mark.usefixtures("loopback_partners")
+def test_partner_verify_prints_each_check_and_fails_where_the_endpoint_does() -> None:
+    with listening(lambda _: Reply(200, b"<html>hello</html>")) as receiver:
+        said = run("partner", "add", "acme", "--url", receiver.url)
+        out = StringIO()
+        with pytest.raises(CommandError, match=r"did not pass\. Nothing changes for acme"):
+            call_command("partner", "verify", "acme", stdout=out)
+        assert "FAILED  unsigned                It answered 200; delivered. <html>hello</html>\n" in out.getvalue()
+        assert "        It took a message that nobody signed" in out.getvalue()
+        assert "passed  good signature" in out.getvalue()
+        [secret] = [word for word in said.split() if word.startswith("whsec_")]
+        receiver.script = lambda message: careful(message, secret=secret)
+        assert "acme is live: what it is owed is sent to" in run("partner", "verify", "acme")
+        receiver.script = lambda _: Reply(200)
+        with pytest.raises(CommandError, match="did not pass"):
+            run("partner", "change-url", "acme", f"{receiver.url}new")
+        assert f"\tpending {receiver.url}new\t" in run("partner", "list")
+    assert actions() == [
+        "partner_added", "verification_failed", "verification_passed", "endpoint_proposed", "verification_failed",
+    ]  # fmt: skip
+
+
+def test_partner_waive_needs_a_reason_and_something_to_waive() -> None:
+    run("partner", "add", "acme", "--url", URL)
+    with pytest.raises(CommandError, match="is in onboarding"):
+        run("partner", "resume", "acme")
+    with pytest.raises(CommandError, match="needs a reason"):
+        run("partner", "waive", "acme", "--reason", " ")
+    assert "acme is live" in run("partner", "waive", "acme", "--reason", "tested by phone")
+    with pytest.raises(CommandError, match="needs no waiver"):
+        run("partner", "waive", "acme", "--reason", "again")
+
+
+def test_partner_revoke_secret_ends_it_and_can_give_a_new_one() -> None:
+    made = make_partner("acme")
+    [old] = Secret.objects.filter(partner=made.partner)
+    with pytest.raises(CommandError, match="last secret that signs for acme"):
+        run("partner", "revoke-secret", "acme", old.key_id)
+    assert "whsec_" in run("partner", "revoke-secret", "acme", old.key_id, "--new")
+    listed = run("partner", "keys", "acme").splitlines()
+    assert [line.split("\t")[0] for line in listed] == [
+        f"key_{pk}" for pk in Secret.objects.filter(partner=made.partner).order_by("id").values_list("pk", flat=True)
+    ]
+    assert "revoked -" not in listed[0]
+    with pytest.raises(CommandError, match="no key key_99"):
+        run("partner", "revoke-secret", "acme", "key_99")
+    assert actions() == ["partner_added", "secret_revoked"]
+
+
+def test_service_key_rotates_and_is_revoked() -> None:
+    make_partner("acme")
+    [old] = Secret.objects.filter(partner=None)
+    assert "is published" in run("service_key", "rotate", "--lead-hours", "1")
+    with pytest.raises(CommandError, match="has not retired yet"):
+        run("service_key", "rotate")
+    assert "signs nothing any more" in run("service_key", "revoke", old.key_id)
+    assert run("service_key", "list").count("key_") == 1
+    assert actions() == ["partner_added", "service_key_rotated", "service_key_revoked"]
+    assert Endpoint.objects.get().verify_due_at is not None
+
+
+@pytest.mark.parametrize("action", [["pause"], ["resume"], ["rotate"], ["verify"], ["keys"]])
 def test_partner_names_the_unknown(action: list[str]) -> None:
     with pytest.raises(CommandError, match="No partner is called nobody"):
         run("partner", *action, "nobody")
