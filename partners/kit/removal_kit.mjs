@@ -183,7 +183,7 @@ function readJson(body) {
 /** Refuse an object that has a name twice: of two values, one reader takes the first and another the last. */
 function refuseRepeatedNames(text) {
   const open = []; // the names of each object that is not closed yet
-  for (const [token, string, colon] of text.matchAll(/("(?:[^"\\]|\\.)*")\s*(:)?|[{}]/g)) {
+  for (const [token, string, colon] of text.matchAll(/("[^"\\]*(?:\\.[^"\\]*)*")\s*(:)?|[{}]/g)) {
     if (token === "{") open.push(new Set());
     else if (token === "}") open.pop();
     else if (colon) {
@@ -285,7 +285,7 @@ export class Client {
   async acknowledge(lines) {
     const answer = { accepted: 0, unchanged: 0, refused: [] };
     for (const [body, contentType] of batches(lines)) {
-      const said = readJson((await this.#ask("/v1/acknowledgements", { body, contentType, isSigned: true })).body);
+      const said = readJson((await this.#ask("/v1/acknowledgements", { body, contentType })).body);
       answer.accepted += get(said, "accepted", "number");
       answer.unchanged += get(said, "unchanged", "number");
       answer.refused.push(...get(said, "refused", "array"));
@@ -335,7 +335,7 @@ export class Client {
   async publicKeys(now = Date.now() / 1000) {
     if (now >= this.#keysStaleAt) {
       this.#keysStaleAt = now + 60; // first: while the service is down, forgers must not make us wait
-      this.#keysComing = this.#ask("/.well-known/removal-notices", { withKey: false, attempts: 1 })
+      this.#keysComing = this.#ask("/.well-known/removal-notices", { attempts: 1 })
         .then(({ body }) => (this.#keys = get(readJson(body), "keys", "array")))
         .catch((error) => console.error(`no public keys from the service: ${error.message}`));
     }
@@ -360,16 +360,16 @@ export class Client {
   }
 
   /** Ask until there is an answer, or no sense in asking. Reads it whole: what was cut off is asked for again. */
-  async #ask(path, { body, contentType, isSigned = false, withKey = true, wait = 0, attempts = this.attempts } = {}) {
+  async #ask(path, { body, contentType, wait = 0, attempts = this.attempts } = {}) {
     const url = path.includes("://") ? path : this.baseUrl + path;
     if (new URL(url).origin !== new URL(this.baseUrl).origin) {
       throw new ServiceFailed("another_host", `${new URL(url).host} is not the service; it must not see your key`);
     }
     const id = `ack_${randomBytes(18).toString("base64url")}`; // the same on every retry; the timestamp is not
     for (let attempt = 1; ; attempt += 1) {
-      const headers = contentType ? { "content-type": contentType } : {};
-      if (withKey) headers.authorization = `Bearer ${this.#apiKey}`;
-      if (isSigned && this.#seed) Object.assign(headers, signAcknowledgement(this.#seed, body, id, Math.floor(Date.now() / 1000)));
+      const headers = { authorization: `Bearer ${this.#apiKey}` };
+      if (body) headers["content-type"] = contentType;
+      if (body && this.#seed) Object.assign(headers, signAcknowledgement(this.#seed, body, id, Math.floor(Date.now() / 1000)));
       let failure;
       let askedFor = 0;
       try {

@@ -81,6 +81,7 @@ def verify(
     """
     hmac_keys = [_decode_key(text, "whsec_") for text in secrets]
     ed25519_keys = [_decode_key(text, "whpk_") for text in public_keys]
+    headers = headers if hasattr(headers, "items") else list(headers)
     message_id, timestamp, signatures = (
         _only_header(headers, name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")
     )
@@ -112,7 +113,8 @@ def verify(
 
 
 def _only_header(headers: Headers, name: str) -> str:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    # Not every framework's headers are a Mapping, and some of those that are not give pairs.
+    pairs = headers.items() if hasattr(headers, "items") else headers
     values = [value for key, value in pairs if key.lower() == name]
     if len(values) != 1:
         raise NotVerified("header_missing", f"{name} must be there once, not {len(values)} times")
@@ -284,16 +286,15 @@ def read_notice(raw: Any, epoch: int) -> Notice:
         # "completed" must not be said to what nobody understood.
         raise Unreadable("unknown_kind", "this file does not know this kind of notice; get a newer one")
     subject, items_url = _get(raw, "subject", str, type(None)), _get(raw, "items_url", str, type(None))
-    releases = tuple(_strings(raw.get("releases") or []))
+    releases = tuple(_strings(_get(raw, "releases", list, type(None)) or []))
     withdrawn = raw.get("withdrawn_at") is not None
     items: dict[tuple[str, str], None] = {}  # in order, each once
     if kind in {"reinstatement", "offboarding"} or withdrawn:
         items_url = None
     elif items_url is None:
         for held in _get(raw, "held", list):
-            items.update(
-                dict.fromkeys((_get(raw, "subject", str), item) for item in _strings(_get(held, "items", list)))
-            )
+            owner = _get(raw, "subject", str)
+            items.update(((owner, item), None) for item in _strings(_get(held, "items", list)))
     return Notice(epoch, sequence, kind, total, subject, tuple(items), items_url, releases, withdrawn, raw)
 
 
@@ -457,7 +458,7 @@ class Client:
         """Post answers, in calls of at most 1000 lines. When one fails, post all again: a repeat changes nothing."""
         answer = Answer()
         for body, content_type in _batches(lines):
-            said = _read_json(self._ask("/v1/acknowledgements", body, content_type, is_signed=True)[0])
+            said = _read_json(self._ask("/v1/acknowledgements", body, content_type)[0])
             answer.accepted += _get(said, "accepted", int)
             answer.unchanged += _get(said, "unchanged", int)
             answer.refused += _get(said, "refused", list)
@@ -500,7 +501,7 @@ class Client:
             if now >= self._keys_stale_at:
                 self._keys_stale_at = now + 60  # first: while the service is down, forgers must not make us wait
                 try:
-                    text, _ = self._ask("/.well-known/removal-notices", with_key=False, attempts=1)
+                    text, _ = self._ask("/.well-known/removal-notices", attempts=1)
                     self._keys = _get(_read_json(text), "keys", list)
                 except KitError as error:
                     log.warning("no public keys from the service: %s", error)
@@ -532,8 +533,6 @@ class Client:
         body: bytes | None = None,
         content_type: str = "",
         *,
-        is_signed: bool = False,
-        with_key: bool = True,
         wait: float = 0,
         attempts: int = 0,
     ) -> tuple[bytes, http.client.HTTPMessage]:
@@ -543,10 +542,10 @@ class Client:
             raise ServiceFailed("another_host", f"{urlsplit(url).netloc} is not the service; it must not see your key")
         message_id = f"ack_{random_source.token_urlsafe(18)}"  # the same on every retry; the timestamp is not
         for left in range((attempts or self.attempts) - 1, -1, -1):
-            headers = {"Content-Type": content_type} if content_type else {}
-            if with_key:
-                headers["Authorization"] = f"Bearer {self.api_key}"
-            if is_signed and self._seed and body is not None:
+            headers = {"Authorization": f"Bearer {self.api_key}"}
+            if body is not None:
+                headers["Content-Type"] = content_type
+            if body is not None and self._seed:
                 headers.update(sign_acknowledgement(self._seed, body, message_id, int(time.time())))
             asked_for: float | None = None
             try:
