@@ -1,4 +1,4 @@
-"""Keeps notices in SQLite, removes (prints) and answers them. Set PARTNER, SECRET, API_KEY, SERVICE_URL, PORT, STORE."""
+"""Keeps notices in SQLite, removes (prints) and answers them. Set PARTNER, SECRET, API_KEY, SERVICE_URL, PORT, STORE"""
 
 import json
 import sqlite3
