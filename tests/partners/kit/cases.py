@@ -73,7 +73,7 @@ def replaced(name: str, value: str) -> list[tuple[str, str]]:
 GOOD = dict(signed())["webhook-signature"]
 GOOD_V1A = dict(signed(BODY, PRIVATE_KEY))["webhook-signature"]
 WRONG = dict(signed(BODY, OTHER_SECRET))["webhook-signature"]
-BOTH_KEYS = {"secrets": [SECRET.to_text()], "public_keys": [PRIVATE_KEY.public_key.to_text()]}
+BOTH_KEYS: dict[str, Any] = {"secrets": [SECRET.to_text()], "public_keys": [PRIVATE_KEY.public_key.to_text()]}
 
 
 def verify_case(
@@ -218,9 +218,11 @@ def parse_cases() -> Iterable[Case]:
         yield parse_case(f"{field_} is {json.dumps(value)}", body, "unreadable")
     for field_ in ("sequence", "kind", "items_total", "held", "subject"):
         yield parse_case(f"no {field_}", message(notice(1, **{field_: None}), first=1, last=1), "unreadable")
-    for raw in (None, 7, [], "x"):
+    strange: list[Any] = [None, 7, [], "x"]
+    for raw in strange:
         yield parse_case(f"a notice is {raw}", message(raw), "unreadable")
-    for data in ({"epoch": "1"}, {"epoch": None}, {"notices": None}, {"notices": {}}):
+    datas: list[dict[str, Any]] = [{"epoch": "1"}, {"epoch": None}, {"notices": None}, {"notices": {}}]
+    for data in datas:
         yield parse_case(f"data with {data}", message(**data), "unreadable")
     for body in (
         b"", b"{", b"null", b"[]", b"7", b"\xff", b"\xef\xbb\xbf" + message(notice(1)), text.encode("utf-16"),

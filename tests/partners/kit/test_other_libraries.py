@@ -21,7 +21,7 @@ BODY = message(notice(1, subject="seite:ü"))
 OTHER_SECRET = HmacSecret(b"k" * 32)
 
 # What a message may look like, and whether it is good. Checked now, since the libraries read the clock themselves.
-MESSAGES = [
+MESSAGES: list[tuple[list[Any], bytes, bool]] = [
     ([SECRET], BODY, True),
     ([PRIVATE_KEY, SECRET], BODY, True),
     ([OTHER_SECRET, SECRET], BODY, True),
