@@ -311,18 +311,24 @@ export class Client {
 
   /** Yield messages of the notices behind number `after` of `epoch`; when the stream is in another, of all.
 
-     Goes on for ever, asking anew every `wait` seconds; with `wait: 0` it ends where the stream ends now. Store each
-     message's `epoch` and last sequence together with its notices, and begin there the next time. */
-  async *pull({ after = 0, epoch = null, wait = 30, limit = 100 } = {}) {
+     Goes on for ever, asking anew every `wait` seconds; with `wait: 0` it ends where the stream ends now. Asking for the
+     next message tells the service that you have this one: commit its notices, `epoch` and last sequence first, and begin
+     there the next time. */
+  async *pull({ after = 0, epoch = null, wait = 20, limit = 100 } = {}) {
     for (;;) {
-      const page = readJson((await this.#ask(`/v1/stream?after=${after}&limit=${limit}&wait=${wait}`, { wait })).body);
-      const message = readData(page);
-      const isAnother = epoch !== null && epoch !== message.epoch;
-      epoch = message.epoch;
-      if (isAnother && after) {
-        after = 0; // numbers began anew: what was asked for means nothing now
+      const path = `/v1/stream?after=${after}&limit=${limit}&wait=${wait}${epoch && after ? `&epoch=${epoch}` : ""}`;
+      let page = null;
+      try {
+        page = readJson((await this.#ask(path, { wait })).body);
+      } catch (error) {
+        if (error.status !== 409 || !after) throw error;
+      }
+      const message = page && readData(page);
+      if (after && (!page || (epoch !== null && epoch !== message.epoch))) {
+        [epoch, after] = [null, 0]; // numbers began anew: what was asked for means nothing now
         continue;
       }
+      epoch = message.epoch;
       if (message.notices.length) {
         yield message;
         after = message.notices.at(-1).sequence;

@@ -475,17 +475,26 @@ class Client:
             link = re.search(r'<([^>]*)>[^,]*;\s*rel="?next\b', headers.get("Link", ""))  # RFC 8288
             url = urljoin(self.base_url, link[1]) if link else ""
 
-    def pull(self, after: int = 0, epoch: int | None = None, wait: int = 30, limit: int = 100) -> Iterator[Message]:
+    def pull(self, after: int = 0, epoch: int | None = None, wait: int = 20, limit: int = 100) -> Iterator[Message]:
         """Yield messages of the notices behind number ``after`` of ``epoch``; when the stream is in another, of all.
 
-        Goes on for ever, asking anew every ``wait`` seconds; with ``wait=0`` it ends where the stream ends now. Store
-        each message's ``epoch`` and last sequence together with its notices, and begin there the next time.
+        Goes on for ever, asking anew every ``wait`` seconds; with ``wait=0`` it ends where the stream ends now. Asking
+        for the next message tells the service that you have this one: commit its notices, ``epoch`` and last sequence
+        first, and begin there the next time.
         """
         while True:
-            page = _read_json(self._ask(f"/v1/stream?after={after}&limit={limit}&wait={wait}", wait=wait)[0])
-            message = read_data(page)
-            if epoch not in {None, message.epoch} and after:
-                epoch, after = message.epoch, 0  # numbers began anew: what was asked for means nothing now
+            path = f"/v1/stream?after={after}&limit={limit}&wait={wait}"
+            try:
+                text, _ = self._ask(path + (f"&epoch={epoch}" if epoch and after else ""), wait=wait)
+                page = _read_json(text)
+                message = read_data(page)
+                is_another = epoch not in {None, message.epoch}
+            except ServiceFailed as error:
+                if error.status != 409 or not after:
+                    raise
+                is_another = True
+            if is_another and after:
+                epoch, after = None, 0  # numbers began anew: what was asked for means nothing now
                 continue
             epoch = message.epoch
             if message.notices:

@@ -301,8 +301,8 @@ def stream_page(epoch: int, *sequences: int, following: str | None = None) -> Re
 
 def test_pulling_without_waiting_ends_at_the_head(call: Call, service: Service) -> None:
     service.replies = {
-        "/v1/stream?after=3&limit=2&wait=0": [stream_page(1, 4, 5, following="x")],
-        "/v1/stream?after=5&limit=2&wait=0": [stream_page(1, 6)],
+        "/v1/stream?after=3&limit=2&wait=0&epoch=1": [stream_page(1, 4, 5, following="x")],
+        "/v1/stream?after=5&limit=2&wait=0&epoch=1": [stream_page(1, 6)],
     }
 
     result = call(service.url, "pull", {"after": 3, "epoch": 1, "limit": 2, "wait": 0})
@@ -313,19 +313,27 @@ def test_pulling_without_waiting_ends_at_the_head(call: Call, service: Service) 
 def test_pulling_with_a_wait_goes_on(call: Call, service: Service) -> None:
     service.replies = {
         "/v1/stream?after=0&limit=100&wait=5": [stream_page(1), stream_page(1), stream_page(1, 1, 2)],
-        "/v1/stream?after=2&limit=100&wait=5": [Reply(503), stream_page(1), stream_page(1, 3)],
+        "/v1/stream?after=2&limit=100&wait=5&epoch=1": [Reply(503), stream_page(1), stream_page(1, 3)],
     }
 
     assert call(service.url, "pull", {"wait": 5}, first=2)["value"] == [[1, [1, 2]], [1, [3]]]
 
 
-def test_after_a_new_epoch_the_stream_is_read_from_its_beginning(call: Call, service: Service) -> None:
+@pytest.mark.parametrize("says_so", [Reply(409, b'{"code": "wrong_epoch"}'), stream_page(2, 8)], ids=["409", "a page"])
+def test_after_a_new_epoch_the_stream_is_read_from_its_beginning(call: Call, service: Service, says_so: Reply) -> None:
     service.replies = {
-        "/v1/stream?after=7&limit=100&wait=0": [stream_page(2, 8)],
+        "/v1/stream?after=7&limit=100&wait=0&epoch=1": [says_so],
         "/v1/stream?after=0&limit=100&wait=0": [stream_page(2, *range(1, 9))],
     }
 
     assert call(service.url, "pull", {"after": 7, "epoch": 1, "wait": 0})["value"] == [[2, list(range(1, 9))]]
+
+
+def test_a_message_is_not_had_before_the_next_is_asked_for(call: Call, service: Service) -> None:
+    service.replies = {"/v1/stream?after=0&limit=100&wait=5": [stream_page(1, 1, 2)]}
+
+    assert call(service.url, "pull", {"wait": 5}, first=1)["value"] == [[1, [1, 2]]]
+    assert len(service.asked) == 1
 
 
 # --- keys and statement ---
