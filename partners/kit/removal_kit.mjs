@@ -212,7 +212,8 @@ export class Memory {
    stops sending it. Two copies of a message may come at once, so your table needs (epoch, sequence) as its primary key
    and an insert that ignores what is there. `seen(epoch, sequence)`, if given, spares the call. `publicKeys` are whpk_
    texts, or a function that lists them: `() => client.publicKeys()`. `remind(message)`, if given, is called with a
-   reminder. Samples (epoch 0) oblige nobody: they are taken only if `takeSamples` says so. `log` gets what went wrong. */
+   reminder. Samples (epoch 0) oblige nobody: they are taken only if `takeSamples` says so. `log` gets a line
+   about what went wrong. */
 export class Receiver {
   constructor({ partner, take, seen, secrets = [], publicKeys = [], remind, takeSamples = false, tolerance = TOLERANCE_SECONDS, log = console.error }) {
     Object.assign(this, { partner, take, seen, remind, takeSamples, tolerance, log });
@@ -234,7 +235,7 @@ export class Receiver {
       verify(headers, body, { secrets, publicKeys, now, tolerance: this.tolerance });
       return respond(200, await this.#answer(parse(body, this.partner)));
     } catch (error) {
-      this.log(`a message was not taken: ${error.code ?? ""}`, error);
+      this.log(`a message was not taken: ${error instanceof KitError ? `${error.code}: ${error.message}` : error?.stack ?? error}`);
       if (error instanceof NotVerified) return { status: 401, headers: {}, body: "" }; // a forger must not learn what was wrong
       // 400 is about the content: a message of many is halved until the culprit stands alone. 403 is not.
       if (error instanceof Unreadable) return respond(error.code === "wrong_partner" ? 403 : 400, { code: error.code, detail: error.message });

@@ -17,7 +17,7 @@ from partners.kit import removal_kit as kit
 from tests.conftest import ROOT
 from tests.partners.kit.cases import OTHER_SECRET, PRIVATE_KEY, SECRET, notice
 from tests.partners.kit.node import run_node
-from tests.partners.kit.service import Reply, Service, scripted
+from tests.partners.kit.scripted import Reply, Service, scripted
 
 OK = Reply(200, b'{"accepted": 1, "unchanged": 0, "refused": []}')
 LINE = {"sequence": 1, "status": "completed", "outcomes": {"removed": 2}}
