@@ -41,6 +41,7 @@ UNSEEN = (
     answers.GateAnswer,
     schemas.ManifestLine,
     schemas.AcknowledgementLine,
+    schemas.ExtensionLine,
     answers.ProblemDetails,
 )
 
