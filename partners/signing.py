@@ -4,8 +4,8 @@ The specification: https://github.com/standard-webhooks/standard-webhooks/blob/m
 Its section "Signature scheme" fixes the signed content, the key texts and the versions used below: ``v1`` is
 HMAC-SHA256 with a secret that both sides know, ``v1a`` is Ed25519, whose public key can forge nothing.
 
-What a partner signs for us is no message of ours: it has a word in front of the signed content, the ``purpose``. Without
-it, a message of ours could be sent back to us as if it were the partner's answer.
+What a partner signs for us is no message of ours: it has a word in front of the signed content, the ``purpose``.
+Without it, a message of ours could be sent back to us as if it were the partner's answer.
 """
 
 import base64
