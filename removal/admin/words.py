@@ -12,8 +12,10 @@ from partners.models import Partner
 from removal.models import Delivery, Notice
 
 TONES = {
-    "good": "live open delivered completed fulfilled sealed",
-    "wait": "paused held waiting sending received planned in_progress partially_completed partially_fulfilled building",
+    "good": "live open delivered completed fulfilled sealed granted",
+    "wait": (
+        "paused held waiting sending received planned in_progress partially_completed partially_fulfilled building asked"
+    ),
     "bad": "suspended quarantined refused unreachable abandoned rejected overdue silent ongoing",
 }
 TONE_OF = {state: tone for tone, states in TONES.items() for state in states.split()}
