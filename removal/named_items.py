@@ -13,7 +13,7 @@ from removal.models import Stream
 from removal.statements import Statement
 
 # said    an item of a statement's list, a row each
-# notice  the notices that they are about, with the releases handed over, and the subject where there is only one
+# notice  the notices that they are about, with the subject where there is only one; a withdrawn one is about nothing
 # about   each item with the subject that it must be under
 # place   the subjects in question, with what the request wants of each; an offboarding wants everything
 # held    what the releases hold of these subjects
@@ -25,12 +25,12 @@ said as materialized (
     select * from json_to_recordset(%(items)s) x(place int, sequence bigint, subject text, item text)),
 notice as materialized (
     select n.sequence, n.request_id, n.kind = 'offboarding' is_all,
-           array(select distinct d.release_id from removal_disclosure d where d.id = any(n.disclosures)) releases,
+           array(select distinct d.release_id from removal_disclosure d
+                  where d.id = any(n.disclosures) and n.withdrawn_at is null) releases,
            (select case when count(*) = 1 then min(subject_id) end
               from (select t.subject_id from removal_requesttarget t where t.request_id = n.request_id limit 2) t) only
       from removal_notice n
-     where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence = any(%(sequences)s)
-       and n.withdrawn_at is null),
+     where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence = any(%(sequences)s)),
 about as materialized (
     select x.place, x.sequence, x.item, x.subject is null and n.only is null needs_subject,
            case when x.subject is null then n.only else s.id end subject_id
