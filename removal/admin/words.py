@@ -14,7 +14,8 @@ from removal.models import Delivery, Notice
 TONES = {
     "good": "live open delivered completed fulfilled sealed granted",
     "wait": (
-        "paused held waiting sending received planned in_progress partially_completed partially_fulfilled building asked"
+        "paused held waiting sending received planned asked in_progress partially_completed partially_fulfilled "
+        "building"
     ),
     "bad": "suspended quarantined refused unreachable abandoned rejected overdue silent ongoing",
 }

@@ -168,7 +168,7 @@ class AcknowledgementLine(Said):
             detail=self.detail,
             completed_at=self.completed_at,
             outcomes=dict(self.outcomes),
-            attestations=[attestation.model_dump(exclude_none=True) for attestation in self.attestations],
+            attestations=tuple(attestation.model_dump(exclude_none=True) for attestation in self.attestations),
             amends=self.amends,
             items=[statements.NamedItem(named.subject, named.item, named.outcome) for named in self.items],
             epoch=self.epoch,

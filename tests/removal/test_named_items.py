@@ -75,7 +75,11 @@ def test_a_list_of_some_items_goes_with_the_counts(partner: Partner) -> None:
     [
         ([("post:1", "removed"), ("post:1", "exempt")], {}, "item_said_twice"),
         ([("post:1", "removed")], {"outcomes": {"exempt": 2}}, "items_contradict_outcomes"),
-        ([("post:1", "exempt"), ("post:2", "exempt")], {"outcomes": {"removed": 1, "exempt": 1}}, "items_contradict_outcomes"),
+        (
+            [("post:1", "exempt"), ("post:2", "exempt")],
+            {"outcomes": {"removed": 1, "exempt": 1}},
+            "items_contradict_outcomes",
+        ),
         ([("post:1", "exempt")], {"status": "completed"}, "not_complete"),
         ([("post:1", "removed"), ("site:1", "post:2", "removed")], {}, "subject_needed"),
         ([("post:9", "removed")], {}, "unknown_item"),
@@ -84,7 +88,7 @@ def test_a_list_of_some_items_goes_with_the_counts(partner: Partner) -> None:
         ([("site:1", "post:1", "removed")], {}, ""),
         ([("post:1", "removed")], {"status": "received"}, ""),
     ],
-)  # fmt: skip
+)
 def test_a_list_that_cannot_be_is_refused(partner: Partner, items: Items, said: dict[str, Any], code: str) -> None:
     hold(partner, {"site:1": ["post:1", "post:2"], "site:2": ["post:1", "post:9"]})
     record(make_wish("site:1"))
