@@ -151,6 +151,7 @@ def _judge(cursor: CursorWrapper, stream: Stream, block: Sequence[Statement]) ->
     notices = {row[0]: _Standing(*row) for row in cursor.fetchall()}
     faults = named_items.find_faults(cursor, stream=stream, statements=block)
     accepted: list[Statement] = []
+    heartbeats: list[int] = []
     for place, statement in enumerate(block):
         if refusal := refuse_epoch(statement, epoch=stream.epoch):
             answer.refused.append(refusal)
@@ -170,13 +171,33 @@ def _judge(cursor: CursorWrapper, stream: Stream, block: Sequence[Statement]) ->
             answer.refused.append(refusal)
         elif repeats(statement, handling=notice.handling):
             answer.unchanged += 1
+            if statement.status == notice.handling == Handling.IN_PROGRESS:
+                heartbeats.append(notice.sequence)
         else:
             answer.accepted += 1
             if statement.items and not statement.outcomes:
                 statement = replace(statement, outcomes=outcomes_of(statement, items=notice.items))
             accepted.append(statement)
             notice.handling = statement.status
+    if heartbeats:
+        _hear(cursor, stream, min(heartbeats), max(heartbeats), heartbeats)
     return answer, accepted
+
+
+# Saying once more that the work goes on changes nothing but when the partner was last heard of: no row, and at most one
+# update of a notice in an hour, so that trying again costs nothing.
+HEARTBEAT = """
+update removal_notice n set acknowledged_at = clock_timestamp()
+ where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.handling = 'in_progress'
+   and n.sequence between %(first)s and %(last)s and (%(numbers)s::bigint[] is null or n.sequence = any(%(numbers)s))
+   and n.acknowledged_at < clock_timestamp() - interval '1 hour'
+"""
+
+
+def _hear(cursor: CursorWrapper, stream: Stream, first: int, last: int, numbers: Sequence[int] | None = None) -> None:
+    """Note that the partner still works on notices of a range, or on some of it. Needs the stream's row locked."""
+    span = {"stream": stream.pk, "epoch": stream.epoch, "first": first, "last": last}
+    cursor.execute(HEARTBEAT, span | {"numbers": None if numbers is None else list(numbers)})
 
 
 # Those further along keep what they said.
@@ -224,6 +245,8 @@ def _take_step(partner_id: int, origin: Origin, statement: Statement, first: int
             moved = _move_watermark(cursor, stream, last)
         else:
             moved = _move_range(cursor, stream, statement, first, last)
+            if statement.status == Handling.IN_PROGRESS:
+                _hear(cursor, stream, first, last)
         if moved:
             testimony.write_range(stream, statement, first, last, origin)
         settle_deliveries(cursor, stream_id=partner_id)
