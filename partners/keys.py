@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from partners import models
 from partners.identifiers import IdentifierKey
 from partners.models import Partner, Secret
-from partners.signing import Ed25519PrivateKey, HmacSecret, SigningKey
+from partners.signing import Ed25519PrivateKey, Ed25519PublicKey, HmacSecret, SigningKey
 
 # Beside one or two service-wide keys: a receiver looks at eight signatures at most.
 MAX_SECRETS = 6
@@ -58,6 +58,20 @@ def open_key(secret: Secret) -> SigningKey:
     if secret.algorithm == Secret.Algorithm.HMAC:
         return HmacSecret.from_text(secret.key)
     return Ed25519PrivateKey.from_text(secret.key)
+
+
+def verifying_keys(*, partner_id: int, now: datetime) -> Sequence[Secret]:
+    """List the keys that the partner's signatures are checked with now: public ones of its own, newest first."""
+    return list(
+        Secret.objects.active(now=now)
+        .filter(partner_id=partner_id, direction=Secret.Direction.INBOUND, algorithm=Secret.Algorithm.ED25519)
+        .order_by("-active_from", "-id")
+    )
+
+
+def open_public_key(secret: Secret) -> Ed25519PublicKey:
+    """Read a key from ``verifying_keys``."""
+    return Ed25519PublicKey.from_text(secret.key)
 
 
 def published_keys(*, now: datetime) -> Sequence[Secret]:

@@ -3,6 +3,9 @@
 The specification: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md.
 Its section "Signature scheme" fixes the signed content, the key texts and the versions used below: ``v1`` is
 HMAC-SHA256 with a secret that both sides know, ``v1a`` is Ed25519, whose public key can forge nothing.
+
+What a partner signs for us is no message of ours: it has a word in front of the signed content, the ``purpose``.
+Without it, a message of ours could be sent back to us as if it were the partner's answer.
 """
 
 import base64
@@ -21,6 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 ID_HEADER = "webhook-id"
 TIMESTAMP_HEADER = "webhook-timestamp"
 SIGNATURE_HEADER = "webhook-signature"
+HEADERS = (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)
+
+ACKNOWLEDGEMENT = "acknowledgement"  # the purpose of a partner's answers; our own messages have none
 
 TOLERANCE = timedelta(minutes=5)
 
@@ -188,20 +194,25 @@ SigningKey = HmacSecret | Ed25519PrivateKey
 VerifyingKey = HmacSecret | Ed25519PublicKey
 
 
-def sign(*, message_id: str, timestamp: datetime | int, body: bytes, keys: Sequence[SigningKey]) -> str:
+def sign(
+    *, message_id: str, timestamp: datetime | int, body: bytes, keys: Sequence[SigningKey], purpose: str = ""
+) -> str:
     """Make the value of ``webhook-signature``: one signature for each key, in the order of the keys.
 
-    ``timestamp`` is the moment of this attempt, aware or in whole seconds since the epoch. Raises ``MessageUnusable``
+    ``timestamp`` is the moment of this attempt, aware or in whole seconds since the epoch; ``purpose`` is the word in
+    front of what is signed, which both sides know. Raises ``MessageUnusable``
     for an id or timestamp that may not be signed, and ``KeyUnusable`` when there is no key, or more than a receiver
     looks at.
     """
     if not 1 <= len(keys) <= MAX_SIGNATURES:
         raise KeyUnusable(f"a message is signed with 1 to {MAX_SIGNATURES} keys, not {len(keys)}")
-    content = _signed_content(message_id=message_id, timestamp=_timestamp_text(timestamp), body=body)
+    content = _signed_content(message_id=message_id, timestamp=_timestamp_text(timestamp), body=body, purpose=purpose)
     return " ".join(f"{key.version},{base64.b64encode(key.sign(content)).decode()}" for key in keys)
 
 
-def headers(*, message_id: str, timestamp: datetime | int, body: bytes, keys: Sequence[SigningKey]) -> dict[str, str]:
+def headers(
+    *, message_id: str, timestamp: datetime | int, body: bytes, keys: Sequence[SigningKey], purpose: str = ""
+) -> dict[str, str]:
     """Make the three headers of one attempt. Raises what ``sign`` raises.
 
     The id stays the same on every retry of a message, the timestamp does not.
@@ -209,7 +220,7 @@ def headers(*, message_id: str, timestamp: datetime | int, body: bytes, keys: Se
     return {
         ID_HEADER: message_id,
         TIMESTAMP_HEADER: _timestamp_text(timestamp),
-        SIGNATURE_HEADER: sign(message_id=message_id, timestamp=timestamp, body=body, keys=keys),
+        SIGNATURE_HEADER: sign(message_id=message_id, timestamp=timestamp, body=body, keys=keys, purpose=purpose),
     }
 
 
@@ -220,17 +231,32 @@ def verify(
     keys: Sequence[VerifyingKey],
     now: datetime,
     tolerance: timedelta = TOLERANCE,
+    purpose: str = "",
 ) -> str:
     """Check that a message was signed with one of the keys, close to ``now``, and return its id.
 
     ``headers`` may have names in any case; ``body`` is the bytes as they came, before anything parses them. Raises a
     ``NotVerified`` that says why. The same message may come again within the tolerance: the id is for noticing that.
     """
+    find_key(headers=headers, body=body, keys=keys, now=now, tolerance=tolerance, purpose=purpose)
+    return _only_header(headers, ID_HEADER)
+
+
+def find_key(
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    keys: Sequence[VerifyingKey],
+    now: datetime,
+    tolerance: timedelta = TOLERANCE,
+    purpose: str = "",
+) -> VerifyingKey:
+    """Do as ``verify``, and return which of the keys it was."""
     message_id = _only_header(headers, ID_HEADER)
     timestamp = _only_header(headers, TIMESTAMP_HEADER)
     signatures = _only_header(headers, SIGNATURE_HEADER)
     try:
-        content = _signed_content(message_id=message_id, timestamp=timestamp, body=body)
+        content = _signed_content(message_id=message_id, timestamp=timestamp, body=body, purpose=purpose)
     except MessageUnusable as error:
         raise HeaderUnreadable(str(error)) from error
 
@@ -242,17 +268,18 @@ def verify(
 
     for version, signature in _offered(signatures):
         # The version never chooses the algorithm of a key: it only chooses which keys are asked.
-        if any(key.version == version and key.verifies(content, signature=signature) for key in keys):
-            return message_id
+        for key in keys:
+            if key.version == version and key.verifies(content, signature=signature):
+                return key
     raise NoMatchingSignature("no signature was made with a key we know")
 
 
-def _signed_content(*, message_id: str, timestamp: str, body: bytes) -> bytes:
+def _signed_content(*, message_id: str, timestamp: str, body: bytes, purpose: str) -> bytes:
     if not _MESSAGE_ID.fullmatch(message_id):
         raise MessageUnusable("a message id is 1 to 256 visible ASCII characters without a full stop")
     if not _TIMESTAMP.fullmatch(timestamp):
         raise MessageUnusable("a timestamp is whole seconds since 1970 in ASCII digits")
-    return f"{message_id}.{timestamp}.".encode() + body
+    return f"{purpose and purpose + '.'}{message_id}.{timestamp}.".encode() + body
 
 
 def _timestamp_text(timestamp: datetime | int) -> str:

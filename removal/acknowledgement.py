@@ -4,73 +4,159 @@ A statement is looked up by (authenticated partner, sequence): no partner can na
 request gets its answer. Which statements stand is in ``removal.statements``; here they are looked up and written down.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
-from removal.models import Acknowledgement, AcknowledgementText, LogEntry, Notice, Stream
+from removal import extensions, named_items, testimony
+from removal.models import Acknowledgement, Notice, Stream
 from removal.settling import pack_pulled, settle_deliveries
-from removal.statements import Answer, Refusal, Statement, read_response, refuse, refuse_alone, refuse_unknown, repeats
+from removal.statements import (
+    Answer,
+    Refusal,
+    Said,
+    Statement,
+    Wish,
+    outcomes_of,
+    read_response,
+    refuse,
+    refuse_alone,
+    refuse_epoch,
+    refuse_items,
+    refuse_unknown,
+    repeats,
+)
+from removal.testimony import Origin
 from removal.transactions import whole_step
 
 Handling = Notice.Handling
 
-# Statements about one number each are taken in blocks, statements about a range in steps, each with its own commit.
+# Lines about one number each are taken in blocks, statements about a range in steps, each with its own commit.
 # A block is in memory as a whole, and a single line may have 64 MiB: so many lines fill it, or so much text.
-BLOCK = 1000
+BLOCK = 2500
 BLOCK_BYTES = 8 * 1024 * 1024
 STEP = 10_000
 
 
-def acknowledge(*, partner_id: int, key_prefix: str, statements: Iterable[Statement]) -> Answer:
-    """Take a partner's statements in order, in blocks that each commit: what was counted stands, whatever comes after.
+class BrokenOff(Exception):
+    """What was said could not be taken to its end; the cause says why. What ``answer`` counts stands.
 
-    Repeating a request is safe. Opens its own transactions.
+    ``resume_at_line`` is where to go on, unless all is said again: a repeat changes nothing.
     """
+
+    def __init__(self, answer: Answer, resume_at_line: int) -> None:
+        super().__init__(resume_at_line)
+        self.answer = answer
+        self.resume_at_line = resume_at_line
+
+
+def acknowledge(
+    *, partner_id: int, key_prefix: str, statements: Iterable[Said], signed_answer_id: int | None = None
+) -> Answer:
+    """Take what a partner said in order, in blocks that each commit: what was counted stands, whatever comes after.
+
+    Repeating a request is safe. Opens its own transactions. Raises BrokenOff when the lines, or the database, fail.
+    """
+    origin = Origin(key_prefix=key_prefix, signed_answer_id=signed_answer_id)
     answer = Answer()
-    block: list[Statement] = []
-    block_bytes = 0
-    for statement in statements:
-        if statement.through is None:
-            block.append(statement)
-            block_bytes += len(statement.text.encode())
-        if statement.through is not None or len(block) == BLOCK or block_bytes >= BLOCK_BYTES:
-            answer.add(_take_block(partner_id, key_prefix, block))
-            block, block_bytes = [], 0
-        if statement.through is not None:
-            for part in _take_range(partner_id, key_prefix, statement):
+    done = 0
+    try:
+        for block in _blocks(statements):
+            for part in _take_lines(partner_id, origin, block):
                 answer.add(part)
-    answer.add(_take_block(partner_id, key_prefix, block))
+            done = block[-1].line
+    except Exception as error:
+        raise BrokenOff(answer, done + 1) from error
     return answer
+
+
+def _blocks(statements: Iterable[Said]) -> Iterator[list[Said]]:
+    """Gather lines that are taken together: of one kind, and a ``through`` by itself. Refused ones go with any.
+
+    When the lines break off, those that came whole are still taken.
+    """
+    block: list[Said] = []
+    kind: type[Said] = Refusal
+    size = 0
+    try:
+        for said in statements:
+            is_range = isinstance(said, Statement) and said.through is not None
+            if block and (is_range or (kind is not Refusal and not isinstance(said, kind | Refusal))):
+                yield block
+                block, size, kind = [], 0, Refusal
+            block.append(said)
+            if not isinstance(said, Refusal):
+                kind = type(said)
+                size += len(said.text.encode())
+            if is_range or len(block) == BLOCK or size >= BLOCK_BYTES:
+                yield block
+                block, size, kind = [], 0, Refusal
+    except Exception:
+        if block:
+            yield block
+        raise
+    if block:
+        yield block
+
+
+def _take_lines(partner_id: int, origin: Origin, block: Sequence[Said]) -> Iterator[Answer]:
+    if refusals := [said for said in block if isinstance(said, Refusal)]:
+        yield Answer(refused=refusals)
+    if wishes := [said for said in block if isinstance(said, Wish)]:
+        yield extensions.ask(partner_id=partner_id, origin=origin, wishes=wishes)
+    statements = [said for said in block if isinstance(said, Statement)]
+    if statements and statements[0].through is not None:
+        yield from _take_range(partner_id, origin, statements[0])
+    elif statements:
+        yield _take_block(partner_id, origin, statements)
 
 
 @whole_step
-def _take_block(partner_id: int, key_prefix: str, block: Sequence[Statement]) -> Answer:
-    if not block:
-        return Answer()
+def _take_block(partner_id: int, origin: Origin, block: Sequence[Statement]) -> Answer:
     stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
     if stream is None:
         return Answer(refused=[refuse_unknown(statement) for statement in block])
-    answer = _take(stream, block, key_prefix)
     with connection.cursor() as cursor:
-        _settle(cursor, stream)
+        answer, accepted = _judge(cursor, stream, block)
+        if accepted:
+            close_requests(cursor, request_ids=testimony.write(cursor, stream, accepted, origin))
+            _settle(cursor, stream)
     return answer
 
 
-def _take(stream: Stream, block: Sequence[Statement], key_prefix: str) -> Answer:
-    """Judge statements about single numbers of a locked stream, and write those that stand."""
+@dataclass
+class _Standing:
+    """What a statement is held against: a notice, and how far it is."""
+
+    sequence: int
+    handling: str
+    items: int
+
+
+STANDINGS = """
+select sequence, case when handling = 'none' and sequence <= %s then 'received' else handling end,
+       case when withdrawn_at is null then item_count else 0 end
+  from removal_notice where stream_id = %s and epoch = %s and sequence = any(%s)
+"""
+
+
+def _judge(cursor: CursorWrapper, stream: Stream, block: Sequence[Statement]) -> tuple[Answer, list[Statement]]:
+    """Judge statements about single numbers of a locked stream; returns those to be written down, too."""
     answer = Answer()
-    notices = {
-        notice.sequence: notice
-        for notice in Notice.objects.filter(
-            stream=stream, epoch=stream.epoch, sequence__in=[statement.sequence for statement in block]
-        )
-    }
+    # "Received" may be said by the watermark alone; the rows under it are spared the update.
+    numbers = [statement.sequence for statement in block]
+    cursor.execute(STANDINGS, [stream.received_through, stream.pk, stream.epoch, numbers])
+    notices = {row[0]: _Standing(*row) for row in cursor.fetchall()}
+    faults = named_items.find_faults(cursor, stream=stream, statements=block)
     accepted: list[Statement] = []
-    for statement in block:
+    heartbeats: list[int] = []
+    for place, statement in enumerate(block):
+        if refusal := refuse_epoch(statement, epoch=stream.epoch):
+            answer.refused.append(refusal)
+            continue
         notice = notices.get(statement.sequence or 0)
         if notice is None:
             answer.refused.append(refuse_unknown(statement))
@@ -79,20 +165,24 @@ def _take(stream: Stream, block: Sequence[Statement], key_prefix: str) -> Answer
             message = "This number has not been sent to you yet. Answer when it comes."
             answer.refused.append(Refusal(notice.sequence, "not_yet_sent", message))
             continue
-        if notice.handling == Handling.NONE and notice.sequence <= stream.received_through:
-            notice.handling = Handling.RECEIVED  # said by `through`; the row was spared the update
-        items = 0 if notice.withdrawn_at else notice.item_count
-        refusal = refuse(statement, handling=notice.handling, items=items)
+        refusal = refuse(statement, handling=notice.handling, items=notice.items)
+        if not refusal and place in faults:
+            refusal = refuse_items(statement, fault=faults[place])
         if refusal:
             answer.refused.append(refusal)
         elif repeats(statement, handling=notice.handling):
             answer.unchanged += 1
+            if statement.status == notice.handling == Handling.IN_PROGRESS:
+                heartbeats.append(notice.sequence)
         else:
             answer.accepted += 1
+            if statement.items and not statement.outcomes:
+                statement = replace(statement, outcomes=outcomes_of(statement, items=notice.items))
             accepted.append(statement)
             notice.handling = statement.status
-    _write(stream, accepted, key_prefix)
-    return answer
+    if heartbeats:
+        _hear(cursor, stream, min(heartbeats), max(heartbeats), heartbeats)
+    return answer, accepted
 
 
 def _settle(cursor: CursorWrapper, stream: Stream) -> None:
@@ -101,66 +191,20 @@ def _settle(cursor: CursorWrapper, stream: Stream) -> None:
         pack_pulled(cursor, stream_id=stream.pk)
 
 
-MOVE = """
-update removal_notice n set handling = x.status, acknowledged_at = clock_timestamp()
-  from unnest(%(sequences)s::bigint[], %(statuses)s::text[]) x(sequence, status)
- where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence = x.sequence
-returning n.request_id
+# Saying once more that the work goes on changes nothing but when the partner was last heard of: no row, and at most one
+# update of a notice in an hour, so that trying again costs nothing.
+HEARTBEAT = """
+update removal_notice n set acknowledged_at = clock_timestamp()
+ where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.handling = 'in_progress'
+   and n.sequence between %(first)s and %(last)s and (%(numbers)s::bigint[] is null or n.sequence = any(%(numbers)s))
+   and n.acknowledged_at < clock_timestamp() - interval '1 hour'
 """
 
 
-def _write(stream: Stream, accepted: Sequence[Statement], key_prefix: str) -> None:
-    """Append the statements, move their notices, and close the requests that have all their answers."""
-    if not accepted:
-        return
-    rows = Acknowledgement.objects.bulk_create(
-        _row(stream, statement, number, number, Acknowledgement.Channel.API, key_prefix)
-        for statement in accepted
-        if (number := statement.sequence)
-    )
-    AcknowledgementText.objects.bulk_create(
-        AcknowledgementText(acknowledgement=row, text=statement.text)
-        for row, statement in zip(rows, accepted, strict=True)
-    )
-    # A number answered twice in one block: the later statement is the current one.
-    last = {statement.sequence: statement.status for statement in accepted}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            MOVE,
-            {
-                "stream": stream.pk,
-                "epoch": stream.epoch,
-                "sequences": list(last),
-                "statuses": [str(status) for status in last.values()],
-            },
-        )
-        close_requests(cursor, request_ids=[request_id for (request_id,) in cursor.fetchall()])
-    LogEntry.objects.bulk_create(
-        LogEntry(
-            actor=_actor(key_prefix),
-            action="acknowledged",
-            about={"partner": stream.pk, "sequence": statement.sequence, "status": statement.status},
-        )
-        for statement in accepted
-    )
-
-
-def _row(stream: Stream, statement: Statement, first: int, last: int, channel: str, key_prefix: str) -> Acknowledgement:
-    return Acknowledgement(
-        stream=stream,
-        epoch=stream.epoch,
-        first_sequence=first,
-        last_sequence=last,
-        status=statement.status,
-        reason=statement.reason,
-        amends=statement.amends,
-        outcomes=statement.outcomes,
-        attestations=list(statement.attestations),
-        completed_at=statement.completed_at,
-        channel=channel,
-        key_prefix=key_prefix,
-        text_digest=hashlib.sha256(statement.text.encode()).digest(),
-    )
+def _hear(cursor: CursorWrapper, stream: Stream, first: int, last: int, numbers: Sequence[int] | None = None) -> None:
+    """Note that the partner still works on notices of a range, or on some of it. Needs the stream's row locked."""
+    span = {"stream": stream.pk, "epoch": stream.epoch, "first": first, "last": last}
+    cursor.execute(HEARTBEAT, span | {"numbers": None if numbers is None else list(numbers)})
 
 
 # Those further along keep what they said.
@@ -172,7 +216,7 @@ returning n.request_id
 """
 
 
-def _take_range(partner_id: int, key_prefix: str, statement: Statement) -> Iterator[Answer]:
+def _take_range(partner_id: int, origin: Origin, statement: Statement) -> Iterator[Answer]:
     """Take a statement about all numbers up to one: each number counts as accepted or unchanged.
 
     ``received`` moves only the stream's watermark; anything else goes in steps of sequence order, each with its own
@@ -185,16 +229,19 @@ def _take_range(partner_id: int, key_prefix: str, statement: Statement) -> Itera
     through = statement.through or 0
     length = through if statement.status == Handling.RECEIVED else STEP
     for first in range(1, through + 1, length):
-        answer = _take_step(partner_id, key_prefix, statement, first, min(through, first + length - 1))
+        answer = _take_step(partner_id, origin, statement, first, min(through, first + length - 1))
         yield answer
         if answer.refused:
             return
 
 
 @whole_step
-def _take_step(partner_id: int, key_prefix: str, statement: Statement, first: int, last: int) -> Answer:
+def _take_step(partner_id: int, origin: Origin, statement: Statement, first: int, last: int) -> Answer:
     stream = Stream.objects.select_for_update(no_key=True).filter(partner_id=partner_id).first()
     through = statement.through or 0
+    refusal = refuse_epoch(statement, epoch=stream.epoch) if stream else None
+    if refusal:
+        return Answer(refused=[refusal])
     if stream is None or through > stream.head:
         return Answer(refused=[refuse_unknown(statement)])
     if through > stream.told_through:
@@ -205,8 +252,10 @@ def _take_step(partner_id: int, key_prefix: str, statement: Statement, first: in
             moved = _move_watermark(cursor, stream, last)
         else:
             moved = _move_range(cursor, stream, statement, first, last)
+            if statement.status == Handling.IN_PROGRESS:
+                _hear(cursor, stream, first, last)
         if moved:
-            _append_range(stream, statement, first, last, channel=Acknowledgement.Channel.API, key_prefix=key_prefix)
+            testimony.write_range(stream, statement, first, last, origin)
         _settle(cursor, stream)
     return Answer(accepted=moved, unchanged=last - first + 1 - moved)
 
@@ -234,23 +283,6 @@ def _move_range(cursor: CursorWrapper, stream: Stream, statement: Statement, fir
     return len(moved)
 
 
-def _append_range(
-    stream: Stream, statement: Statement, first: int, last: int, *, channel: str, key_prefix: str = ""
-) -> None:
-    row = _row(stream, statement, first, last, channel, key_prefix)
-    row.save()
-    AcknowledgementText.objects.create(acknowledgement=row, text=statement.text)
-    LogEntry.objects.create(
-        actor=_actor(key_prefix),
-        action="acknowledged",
-        about={"partner": stream.pk, "from": first, "through": last, "status": statement.status},
-    )
-
-
-def _actor(key_prefix: str) -> str:
-    return f"api:{key_prefix}" if key_prefix else "worker"
-
-
 # Requests are locked first, in a statement of its own, so that of two last answers at once the later one sees both.
 LOCK_REQUESTS = "select from removal_removalrequest where id = any(%(ids)s) order by id for no key update"
 CLOSE_REQUESTS = """
@@ -269,6 +301,8 @@ update removal_removalrequest r
 
 def close_requests(cursor: CursorWrapper, *, request_ids: Sequence[int]) -> None:
     """Close those of the requests that have no open notice left. Needs an open transaction."""
+    if not request_ids:
+        return
     ids = {"ids": sorted(set(request_ids))}
     cursor.execute(LOCK_REQUESTS, ids)
     cursor.execute(CLOSE_REQUESTS, ids)
@@ -291,7 +325,7 @@ def accept_response(cursor: CursorWrapper, *, stream_id: int, first: int, last: 
     else:
         runs = [run for run in _runs(numbers) if _move_range(cursor, stream, receipt, *run)]
     for run_first, run_last in runs:
-        _append_range(stream, receipt, run_first, run_last, channel=Acknowledgement.Channel.RESPONSE)
+        testimony.write_range(stream, receipt, run_first, run_last, Origin(Acknowledgement.Channel.RESPONSE))
 
 
 def _runs(numbers: Sequence[int]) -> Iterable[tuple[int, int]]:

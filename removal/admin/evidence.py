@@ -3,13 +3,16 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models.functions import Left, Length
+from django.db.models.functions import Left, Length, Substr
 from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from partners.admin import MOST_CHARACTERS, ReadOnlyAdmin, link, shorten, verbatim
 from removal.admin.words import as_hex, as_json, handling_badge, span
-from removal.models import Acknowledgement, AcknowledgementText, LogEntry
+from removal.models import Acknowledgement, AcknowledgementText, LogEntry, SignedAnswer, SignedAnswerBody
+
+MOST_CONTENTS = 50
 
 
 @admin.register(Acknowledgement)
@@ -22,7 +25,7 @@ class AcknowledgementAdmin(ReadOnlyAdmin):
     fieldsets = (
         (None, {"fields": ("partner", "epoch", "notices", "said", "reason", "amended", "completed_at")}),
         ("Attested by the partner", {"fields": ("counts", "claims")}),
-        ("How it came", {"fields": ("received_at", "channel", "key_prefix", "digest")}),
+        ("How it came", {"fields": ("received_at", "channel", "key_prefix", "signature", "digest")}),
     )
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -56,6 +59,10 @@ class AcknowledgementAdmin(ReadOnlyAdmin):
     def claims(self, statement: Acknowledgement) -> str:
         return verbatim(as_json(statement.attestations)) if statement.attestations else "-"
 
+    @admin.display(description="signed")
+    def signature(self, statement: Acknowledgement) -> str:
+        return link(statement.signed_answer) if statement.signed_answer else "not signed"
+
     @admin.display(description="SHA-256 of its words")
     def digest(self, statement: Acknowledgement) -> str:
         return as_hex(statement.text_digest)
@@ -66,6 +73,59 @@ class AcknowledgementAdmin(ReadOnlyAdmin):
         found = AcknowledgementText.objects.filter(pk=statement.pk)
         row = found.values_list(Left("text", MOST_CHARACTERS), Length("text")).first()
         return verbatim(row[0], length=row[1]) if row else "Erased: its time was over."
+
+
+@admin.register(SignedAnswer)
+class SignedAnswerAdmin(ReadOnlyAdmin):
+    explanation = (
+        "Whole requests that a partner signed with its own key, checked when they came and kept word for word. "
+        "To check them again: manage.py verify_answers"
+    )
+    when_empty = "No signed answer yet. Partners may sign what they send to /v1/acknowledgements."
+    list_display = ("received_at", "partner_link", "message_id", "key_id", "digest")
+    list_display_links = ("received_at",)
+    list_filter = ("partner",)
+    list_select_related = ("partner",)
+    fieldsets = (
+        (None, {"fields": ("partner_link", "received_at", "key_id", "contents")}),
+        ("Headers", {"fields": ("message_id", "timestamp", "signed_with")}),
+        ("Body", {"fields": ("digest",)}),
+    )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Show the body to those who may see statements: it may name items."""
+        if not request.user.has_perm("removal.view_signedanswerbody"):
+            return self.fieldsets
+        return (*self.fieldsets, ("Word for word", {"fields": ("words",)}))
+
+    @admin.display(description="partner")
+    def partner_link(self, answer: SignedAnswer) -> SafeString:
+        return link(answer.partner)
+
+    @admin.display(description="key")
+    def key_id(self, answer: SignedAnswer) -> str:
+        return f"key_{answer.key_id}"
+
+    @admin.display(description="webhook-signature")
+    def signed_with(self, answer: SignedAnswer) -> SafeString:
+        return verbatim(answer.signature)
+
+    @admin.display(description="SHA-256 of its body")
+    def digest(self, answer: SignedAnswer) -> str:
+        return as_hex(answer.body_digest)
+
+    @admin.display(description="acknowledgements in it")
+    def contents(self, answer: SignedAnswer) -> str:
+        first = list(answer.acknowledgements.order_by("pk")[: MOST_CONTENTS + 1])
+        links = format_html_join(", ", "{}", [(link(one),) for one in first[:MOST_CONTENTS]])
+        return format_html("{}{}", links, " and more" if len(first) > MOST_CONTENTS else "") if first else "none"
+
+    @admin.display(description="body")
+    def words(self, answer: SignedAnswer) -> str:
+        # The database cuts it: a body may be 64 MiB long, and the cut may go through a character.
+        found = SignedAnswerBody.objects.filter(pk=answer.pk)
+        row = found.values_list(Substr("body", 1, MOST_CHARACTERS), Length("body")).first()
+        return verbatim(bytes(row[0]).decode(errors="replace"), length=row[1]) if row else "Erased: its time was over."
 
 
 @admin.register(LogEntry)

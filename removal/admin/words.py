@@ -13,8 +13,8 @@ from partners.models import Partner
 from removal.models import Delivery, Notice
 
 TONES = {
-    "good": "live open delivered completed fulfilled sealed",
-    "wait": "onboarding paused held waiting sending received planned in_progress partially_completed "
+    "good": "live open delivered completed fulfilled sealed granted",
+    "wait": "onboarding paused held waiting sending received planned asked in_progress partially_completed "
     "partially_fulfilled building",
     "bad": "suspended quarantined refused unreachable abandoned rejected overdue silent ongoing",
 }

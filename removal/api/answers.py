@@ -47,6 +47,9 @@ class ProblemDetails(Answered):
     errors: list[InvalidField] = []
     subjects: int | None = Field(None, description="With opted_out_content: how many must go.")
     content: list[Exclusion] = Field([], description="With opted_out_content: the first hundred of them.")
+    accepted: int | None = Field(None, description="Where acknowledgements broke off: what stands, as in the answer.")
+    unchanged: int | None = None
+    resume_at_line: int | None = Field(None, description="Where acknowledgements broke off: the line to go on with.")
 
 
 class RecordedRequest(Answered):
@@ -327,7 +330,8 @@ class AcknowledgementAnswer(Answered):
 
     accepted: int
     unchanged: int
-    refused: list[RefusedLine]
+    refused: list[RefusedLine] = Field(description="The first 10,000.")
+    refused_total: int | None = Field(None, description="Where more were refused than are listed.")
 
 
 class IdentifierKey(Answered):

@@ -16,17 +16,6 @@ from removal.models.subjects import USAGES
 MAX_ITEMS = 100_000  # of one request
 MAX_NUMBER = 2**63 - 1  # PostgreSQL's bigint
 
-# What a partner may attest. The list grows; no claim here is ever "verified".
-CLAIMS = (
-    "removed_from_corpus",
-    "derived_data_removed",
-    "excluded_from_future_training",
-    "sub_recipients_notified",
-    "backups_expire_by",
-    "model_retrained_without",
-    "model_unchanged",
-)
-
 
 def one_of(words: Collection[str]) -> Callable[[str], str]:
     def check(word: str) -> str:
@@ -67,11 +56,12 @@ Prose = Annotated[str, Field(max_length=4000), AfterValidator(check_text)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+Epoch = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Usage = Annotated[str, AfterValidator(one_of(USAGES)), enum(USAGES)]
 Reason = Annotated[str, AfterValidator(one_of(RemovalRequest.Reason.values)), enum(RemovalRequest.Reason.values)]
 Outcome = Annotated[str, AfterValidator(one_of(statements.OUTCOMES)), enum(statements.OUTCOMES)]
-Claim = Annotated[str, AfterValidator(one_of(CLAIMS)), enum(CLAIMS)]
+Claim = Annotated[str, AfterValidator(one_of(statements.CLAIMS)), enum(statements.CLAIMS)]
 State = Literal["received", "planned", "closed"]
 
 SLUG_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"

@@ -20,6 +20,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from partners import keyring, keys
 from removal import (
+    acknowledgement,
     compression,
     formats,
     gate,
@@ -145,6 +146,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(400, "unreadable", str(error))
         case HttpError() if isinstance(error.__cause__, Unreadable):  # ninja's own, around our parser's
             return problem_of(error.__cause__)
+        case acknowledgement.BrokenOff():
+            return _broken_off(error)
         # what the steps say
         case intake.InvalidWish() | ledger.InvalidDisclosure():
             return invalid_fields([FieldError(error.field, str(error))])
@@ -231,6 +234,18 @@ def problem_of(error: Exception) -> Problem:
             trace = "".join(traceback.format_tb(error.__traceback__))
             log.error("request_failed", error=type(error).__name__, trace=trace)
             return Problem(500, "internal_error", "This is our fault, and has been logged. Try again later.")
+
+
+def _broken_off(error: acknowledgement.BrokenOff) -> Problem:
+    """Say what broke the lines off, and where to go on."""
+    cause = error.__cause__
+    problem = problem_of(cause if isinstance(cause, Exception) else RuntimeError())
+    problem.more = {
+        "accepted": error.answer.accepted,
+        "unchanged": error.answer.unchanged,
+        "resume_at_line": error.resume_at_line,
+    }
+    return problem
 
 
 # A name or a number that cannot be gets the same answer as one that is not.

@@ -10,6 +10,7 @@ from removal.api.fields import (
     SLUG_PATTERN,
     Claim,
     Count,
+    Epoch,
     IdempotencyKey,
     Key,
     Label,
@@ -122,11 +123,14 @@ class PreferenceLine(Said):
 
 
 class ItemOutcome(Said):
+    subject: Key | None = Field(None, description="Needed where the notice is about several subjects.")
     item: Key
     outcome: Outcome
 
 
 class Attestation(Said):
+    """What the partner says it did. ``backups_expire_by`` needs a date as its detail: 2027-01-31."""
+
     claim: Claim
     detail: Prose | None = None
 
@@ -141,9 +145,12 @@ class AcknowledgementLine(Said):
     detail: Prose = ""
     completed_at: Time | None = None
     outcomes: dict[Outcome, Count] = Field({}, description="How many items ended how. They sum to items_total.")
-    items: list[ItemOutcome] = Field([], description="Which item ended how, where that helps.")
+    items: list[ItemOutcome] = Field(
+        [], description="Which item ended how: all of them, in place of outcomes, or some of those that it counts."
+    )
     attestations: Annotated[list[Attestation], Field(max_length=100)] = []
     amends: bool = False
+    epoch: Epoch | None = Field(None, description="Refused (wrong_epoch) unless it is your stream's.")
 
     @model_validator(mode="after")
     def _names_one_number(self) -> "AcknowledgementLine":
@@ -151,7 +158,7 @@ class AcknowledgementLine(Said):
             raise ValueError("Name either a sequence or a through.")
         return self
 
-    def as_statement(self, *, text: str) -> statements.Statement:
+    def as_statement(self, *, text: str, line: int = 0) -> statements.Statement:
         return statements.Statement(
             status=self.status,
             text=text,
@@ -161,8 +168,11 @@ class AcknowledgementLine(Said):
             detail=self.detail,
             completed_at=self.completed_at,
             outcomes=dict(self.outcomes),
-            attestations=[attestation.model_dump(exclude_none=True) for attestation in self.attestations],
+            attestations=tuple(attestation.model_dump(exclude_none=True) for attestation in self.attestations),
             amends=self.amends,
+            items=[statements.NamedItem(named.subject, named.item, named.outcome) for named in self.items],
+            epoch=self.epoch,
+            line=line,
         )
 
 
@@ -175,6 +185,18 @@ class NewSigningKey(Said):
 
 
 KeyId = Annotated[str, Field(pattern=r"^key_[0-9]{1,18}$")]
+
+
+class ExtensionLine(Said):
+    """A wish for more time with one notice. The date stands until it is granted."""
+
+    sequence: Number
+    extend_until: Time
+    reason: Annotated[Prose, Field(min_length=1)]
+    epoch: Epoch | None = None
+
+    def as_wish(self, *, text: str, line: int = 0) -> statements.Wish:
+        return statements.Wish(self.sequence, self.extend_until, self.reason, text, self.epoch, line)
 
 
 # Lines of streams, which ninja does not see in the views.

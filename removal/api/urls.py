@@ -45,6 +45,7 @@ UNSEEN = (
     answers.GateAnswer,
     schemas.ManifestLine,
     schemas.AcknowledgementLine,
+    schemas.ExtensionLine,
     answers.ProblemDetails,
 )
 

@@ -1,6 +1,7 @@
-"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence, heartbeats."""
+"""The tables, one file a noun: subjects, ledger, requests, streams, evidence, extensions, heartbeats, in this order."""
 
-from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry
+from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry, SignedAnswer, SignedAnswerBody
+from removal.models.extensions import Extension
 from removal.models.heartbeats import Heartbeat
 from removal.models.ledger import Alarm, Dataset, Disclosure, ManifestEntry, ManifestPart, PlannedDisclosure, Release
 from removal.models.requests import MatchedPiece, RemovalRequest, RequestTarget
@@ -16,6 +17,7 @@ __all__ = [
     "Delivery",
     "DeliveryBody",
     "Disclosure",
+    "Extension",
     "Heartbeat",
     "Incident",
     "LogEntry",
@@ -28,6 +30,8 @@ __all__ = [
     "Release",
     "RemovalRequest",
     "RequestTarget",
+    "SignedAnswer",
+    "SignedAnswerBody",
     "Stream",
     "Subject",
 ]

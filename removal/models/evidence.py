@@ -1,10 +1,47 @@
 """What was said and done, as it was: rows that nothing changes."""
 
 from django.db import models
-from django.db.models import CheckConstraint, F, Index, Q
+from django.db.models import CheckConstraint, F, Index, Q, UniqueConstraint
 from django.db.models.functions import Now
 
+from partners.models import Partner, Secret
 from removal.models.streams import Notice, Stream
+
+
+class SignedAnswer(models.Model):
+    """A request whose whole body the partner signed, as it was verified before any line of it was taken. Append only.
+
+    Its body lies beside it. ``key`` is the partner's public one; it may be retired or revoked since.
+    """
+
+    partner = models.ForeignKey(Partner, models.PROTECT, related_name="signed_answers")
+    key = models.ForeignKey(Secret, models.PROTECT, related_name="+")
+    message_id = models.CharField("webhook-id", max_length=256)
+    timestamp = models.CharField("webhook-timestamp", max_length=11)
+    signature = models.TextField("webhook-signature")
+    body_digest = models.BinaryField(max_length=32, help_text="SHA-256 of the body.")
+    received_at = models.DateTimeField(help_text="The moment for which signature and key were found good.")
+
+    class Meta:
+        constraints = [
+            UniqueConstraint(fields=["partner", "message_id"], name="an_id_signs_one_answer_of_a_partner"),
+        ]
+
+    def __str__(self) -> str:
+        return f"signed answer {self.pk}"
+
+
+class SignedAnswerBody(models.Model):
+    """The signed bytes, beside their digest, so that they can be erased when their time is over."""
+
+    signed_answer = models.OneToOneField(SignedAnswer, models.PROTECT, primary_key=True, related_name="body")
+    body = models.BinaryField()
+
+    class Meta:
+        verbose_name_plural = "signed answer bodies"
+
+    def __str__(self) -> str:
+        return f"body of signed answer {self.signed_answer_id}"
 
 
 class Acknowledgement(models.Model):
@@ -30,6 +67,15 @@ class Acknowledgement(models.Model):
     channel = models.CharField(max_length=10, choices=Channel)
     key_prefix = models.CharField(max_length=12, blank=True, help_text="The API key it came with.")
     text_digest = models.BinaryField(max_length=32, help_text="SHA-256 of its verbatim text.")
+    signed_answer = models.ForeignKey(
+        SignedAnswer,
+        models.PROTECT,
+        null=True,
+        related_name="acknowledgements",
+        db_index=False,
+        db_constraint=False,  # never deleted, and written before: no check for each of a million lines
+        help_text="The signed request that it came in.",
+    )
     received_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -41,7 +87,14 @@ class Acknowledgement(models.Model):
             CheckConstraint(condition=~Q(status="none"), name="an_acknowledgement_says_something"),
             CheckConstraint(condition=~Q(status="rejected") | ~Q(reason=""), name="a_rejection_has_a_reason"),
         ]
-        indexes = [Index(fields=["stream", "epoch", "last_sequence"], name="acknowledgement_range")]
+        indexes = [
+            Index(fields=["stream", "epoch", "last_sequence"], name="acknowledgement_range"),
+            Index(
+                fields=["signed_answer", "id"],
+                name="acknowledgement_signed",
+                condition=Q(signed_answer__isnull=False),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"acknowledgement {self.pk}"
@@ -50,7 +103,10 @@ class Acknowledgement(models.Model):
 class AcknowledgementText(models.Model):
     """A statement word for word, beside its digest, so that it can be erased when its time is over."""
 
-    acknowledgement = models.OneToOneField(Acknowledgement, models.PROTECT, primary_key=True, related_name="text")
+    # Written in the statement that writes its row, which is never deleted: no foreign-key check.
+    acknowledgement = models.OneToOneField(
+        Acknowledgement, models.PROTECT, primary_key=True, related_name="text", db_constraint=False
+    )
     text = models.TextField()
 
     def __str__(self) -> str:

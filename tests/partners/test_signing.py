@@ -459,3 +459,36 @@ def test_whatever_is_signed_is_verified_by_each_key_and_nothing_else_is(
     assert signing.verify(headers=headers, body=body, keys=[verifying_key], now=now) == message_id
     with pytest.raises(signing.NoMatchingSignature):
         signing.verify(headers=headers, body=other_body, keys=[verifying_key], now=now)
+
+
+# --- answers, which are signed the other way ---
+
+
+def test_an_answer_is_signed_over_its_purpose_id_timestamp_and_body() -> None:
+    made = signing.sign(
+        message_id="a1", timestamp=1700000000, body=b"{}", keys=[PRIVATE_KEY], purpose="acknowledgement"
+    )
+    key = ed25519.Ed25519PublicKey.from_public_bytes(PRIVATE_KEY.public_key.raw)
+    key.verify(base64.b64decode(made.removeprefix("v1a,")), b"acknowledgement.a1.1700000000.{}")
+
+
+@pytest.mark.parametrize(("signed_for", "checked_for"), [("", "acknowledgement"), ("acknowledgement", "")])
+def test_what_was_signed_for_one_direction_does_not_count_in_the_other(signed_for: str, checked_for: str) -> None:
+    headers = signing.headers(message_id="a1", timestamp=NOW, body=BODY, keys=[PRIVATE_KEY], purpose=signed_for)
+    keys = [PRIVATE_KEY.public_key]
+    assert signing.verify(headers=headers, body=BODY, keys=keys, now=NOW, purpose=signed_for) == "a1"
+    with pytest.raises(signing.NoMatchingSignature):
+        signing.verify(headers=headers, body=BODY, keys=keys, now=NOW, purpose=checked_for)
+
+
+def test_no_id_passes_for_a_purpose() -> None:
+    """A full stop in an id would let one side's content read as the other's."""
+    with pytest.raises(signing.MessageUnusable):
+        signing.sign(message_id="acknowledgement.a1", timestamp=1700000000, body=b"", keys=[PRIVATE_KEY])
+
+
+def test_the_key_that_signed_is_found() -> None:
+    other = Ed25519PrivateKey.generate()
+    headers = signing.headers(message_id="a1", timestamp=NOW, body=BODY, keys=[other])
+    found = signing.find_key(headers=headers, body=BODY, keys=[PRIVATE_KEY.public_key, other.public_key], now=NOW)
+    assert found == other.public_key

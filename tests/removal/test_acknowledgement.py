@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from partners.models import Partner
 from partners.webhook import Refused
@@ -59,6 +60,26 @@ def test_handling_moves_forward_and_repeats_change_nothing(partner: Partner) -> 
     assert [unchanged for _, unchanged, _ in seen] == [0, 1, 0, 1, 0, 1, 1]
     assert handlings() == ["completed"]
     assert Acknowledgement.objects.count() == 3
+
+
+@pytest.mark.parametrize("number", ["sequence", "through"])
+def test_a_repeated_in_progress_is_a_heartbeat(partner: Partner, number: str) -> None:
+    tell(partner, notices=2)
+    say(partner, {"through": 2, "status": "in_progress"})
+    say(partner, {"sequence": 2, "status": "completed"})
+    before = timezone.now() - timedelta(hours=2)
+    Notice.objects.update(acknowledged_at=before)
+    assert say(partner, {number: 1, "status": "received"}).unchanged == 1
+    assert list(Notice.objects.values_list("acknowledged_at", flat=True).distinct()) == [before]
+
+    assert say(partner, {number: 1, "status": "in_progress"}).unchanged == 1
+    heard = Notice.objects.get(sequence=1).acknowledged_at
+    assert heard
+    assert heard > before + timedelta(hours=1)
+    assert say(partner, {number: 1, "status": "in_progress"}).unchanged == 1
+    assert say(partner, {"sequence": 2, "status": "in_progress"}).unchanged == 1
+    assert list(Notice.objects.order_by("sequence").values_list("acknowledged_at", flat=True)) == [heard, before]
+    assert Acknowledgement.objects.count() == 2
 
 
 def test_the_last_answer_closes_the_request(partner: Partner) -> None:

@@ -9,7 +9,7 @@ from django.db import connection
 
 from removal import statements
 from removal.models import Notice
-from removal.statements import Statement
+from removal.statements import NamedItem, Statement
 
 
 def say(status: str, **said: Any) -> Statement:
@@ -49,6 +49,17 @@ def test_words_go_as_far_as_the_table_and_the_database_say() -> None:
         (say("completed"), "rejected", "already_answered"),
         (say("completed", amends=True), "rejected", "already_answered"),
         (say("completed", amends=True, detail="Found it."), "rejected", None),
+        (say("completed", items=[NamedItem(None, "post:1", "removed")] * 2), "none", None),
+        (say("completed", items=[NamedItem(None, "post:1", "exempt")]), "none", "not_complete"),
+        (say("completed", attestations=[{"claim": "backups_expire_by"}]), "none", "date_needed"),
+        (
+            say("completed", attestations=[{"claim": "backups_expire_by", "detail": "2027-02-30"}]),
+            "none",
+            "date_needed",
+        ),
+        (say("completed", attestations=[{"claim": "backups_expire_by", "detail": "20270131"}]), "none", "date_needed"),
+        (say("completed", attestations=[{"claim": "backups_expire_by", "detail": "2027-01-31"}]), "none", None),
+        (say("completed", attestations=[{"claim": "model_unchanged"}]), "none", None),
     ],
 )
 def test_what_stands_and_what_is_refused(statement: Statement, handling: str, code: str | None) -> None:

@@ -33,7 +33,7 @@ async function work(entry) {
     console.log("removed", notice.sequence, subject, items);
   }
   const outcomes = notice.itemsTotal ? { removed: notice.itemsTotal } : {};
-  console.log(await client.acknowledge([{ sequence: notice.sequence, status: "completed", outcomes }]));
+  console.log(await client.acknowledge([{ epoch: entry.epoch, sequence: notice.sequence, status: "completed", outcomes }]));
   append({ ...entry, done: true });
 }
 

@@ -28,7 +28,7 @@ def keep_working():
                 for subject, items in client.items(notice.items_url) if notice.items_url else notice.items:
                     print("removed", sequence, subject, items, flush=True)
                 outcomes = {"removed": notice.items_total} if notice.items_total else {}
-                line = {"sequence": sequence, "status": "completed", "outcomes": outcomes}
+                line = {"epoch": epoch, "sequence": sequence, "status": "completed", "outcomes": outcomes}
                 print(client.acknowledge([line]), flush=True)
                 db.execute("UPDATE notices SET done = 1 WHERE epoch = ? AND sequence = ?", (epoch, sequence))
         except KitError as error:

@@ -1,4 +1,4 @@
-"""Real rows for every page: a partner that refuses a message, takes it at the second try, and answers."""
+"""Real rows for every page: a partner refuses a message, takes it at the second try, wants time, and answers."""
 
 import json
 from collections.abc import Iterator
@@ -11,13 +11,14 @@ from django.contrib import admin
 from django.db.models import Model
 from django.utils import timezone
 
+from partners import signing
 from partners.admin import ReadOnlyAdmin
-from partners.models import Partner, Verification
+from partners.models import Partner, Secret, Verification
 from partners.onboarding import Check
 from partners.webhook import excerpt
-from removal import acknowledgement, planning, sending
+from removal import acknowledgement, planning, sending, signed_answers
 from removal.models import Alarm, Delivery, Disclosure, RemovalRequest
-from removal.statements import Statement
+from removal.statements import Statement, Wish
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Reply, Script, listening
 
@@ -51,8 +52,11 @@ def send(partner: Partner) -> None:
 
 def say(partner: Partner, sequence: int, status: str, **said: Any) -> None:
     text = said.pop("text", json.dumps({"sequence": sequence, "status": status}))
+    signed_answer_id = said.pop("signed_answer_id", None)
     statement = Statement(status=status, text=text, sequence=sequence, **said)
-    acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_prefix", statements=[statement])
+    acknowledgement.acknowledge(
+        partner_id=partner.pk, key_prefix="rk_prefix", statements=[statement], signed_answer_id=signed_answer_id
+    )
 
 
 def tell(*, subject: str = "", response: bytes = b"", text: str = "{}", **said: Any) -> Partner:
@@ -65,7 +69,8 @@ def tell(*, subject: str = "", response: bytes = b"", text: str = "{}", **said: 
     prove(partner, said=response)
     come_back(Disclosure.objects.filter(partner=partner).latest("id"))
     said = {"attestations": [{"claim": "removed_from_corpus"}]} | said
-    say(partner, 1, "completed", text=text, outcomes={"removed": 2}, **said)
+    ask_for_time(partner, reason=text)
+    say(partner, 1, "completed", text=text, outcomes={"removed": 2}, signed_answer_id=sign(partner, text), **said)
     return partner
 
 
@@ -76,6 +81,25 @@ def prove(partner: Partner, *, said: bytes) -> None:
         partner=partner, url=partner.endpoint.url, key_ids=["key_1"], started_at=timezone.now(), passed=False,
         effect="none", checks=[asdict(check)], asked_by="test",
     )  # fmt: skip
+
+
+def ask_for_time(partner: Partner, *, reason: str) -> None:
+    until = timezone.now() + timedelta(days=60)
+    wish = Wish(sequence=1, extend_until=until, reason=reason[:4000], text="{}")
+    acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_prefix", statements=[wish])
+
+
+def sign(partner: Partner, text: str) -> int:
+    """Keep a text as a signed answer of the partner."""
+    key = signing.Ed25519PrivateKey.generate()
+    Secret.objects.create(
+        partner=partner, direction="inbound", algorithm="ed25519", key=key.public_key.to_text(),
+    )  # fmt: skip
+    body, now = text.encode(), timezone.now()
+    headers = signing.headers(message_id="answer-1", timestamp=now, body=body, keys=[key], purpose="acknowledgement")
+    return signed_answers.record(
+        partner_id=partner.pk, key_prefix="rk_prefix", headers=headers, body=body, now=timezone.now()
+    )
 
 
 def come_back(disclosure: Disclosure) -> None:

@@ -58,6 +58,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "Dataset",
         "Delivery",
         "Disclosure",
+        "Extension",
         "Incident",
         "LogEntry",
         "Notice",
@@ -66,6 +67,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "Release",
         "RemovalRequest",
         "Secret",
+        "SignedAnswer",
         "Stream",
         "Verification",
     }

@@ -75,12 +75,15 @@ def rows() -> dict[str, int]:
             models.AcknowledgementText,
             models.Dataset,
             models.Disclosure,
+            models.Extension,
             models.LogEntry,
             models.ManifestEntry,
             models.Preference,
             models.Release,
             models.RemovalRequest,
             models.RequestTarget,
+            models.SignedAnswer,
+            models.SignedAnswerBody,
             models.Subject,
         )
     }

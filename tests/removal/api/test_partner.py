@@ -218,10 +218,10 @@ WRONG_LINES: list[tuple[Any, int | None, str, str]] = [
     ),
     ({"sequence": 1, "status": "received", "amends": "yes"}, 1, "invalid", "amends: Input should be a valid boolean"),
     (
-        {"sequence": 1, "extend_until": "2027-01-01T00:00:00Z", "reason": "backups"},
+        {"sequence": 1, "extend_until": "2027-01-01T00:00:00Z"},
         1,
-        "not_supported_yet",
-        "More time cannot be asked for here yet. The date stands; say in_progress while you work on it.",
+        "invalid",
+        "reason: This field is required.",
     ),
 ]
 
