@@ -272,7 +272,7 @@ update removal_delivery d
    set state = 'delivered', delivered_at = clock_timestamp(), delivered_by = 'acknowledged'
   from removal_stream s
  where s.partner_id = %s and d.stream_id = s.partner_id and d.epoch = s.epoch and d.state in ('waiting', 'quarantined')
-   and not d.resent
+   and not d.resent and d.first_sequence is not null
    and not exists (select from removal_notice n
                     where n.stream_id = d.stream_id and n.epoch = d.epoch
                       and n.sequence between d.first_sequence and d.last_sequence

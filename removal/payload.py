@@ -271,6 +271,29 @@ def pack(notices: Sequence[bytes], *, first: int, max_notices: int, envelope: En
     return messages
 
 
+class Due(TypedDict):
+    """A number that an answer is owed for, and how late it is: on_track, due_soon, overdue or silent."""
+
+    sequence: int
+    respond_by: str
+    state: str
+
+
+def reminder(*, due: Sequence[Due], due_total: int, envelope: Envelope) -> bytes:
+    """Write a message that refers to numbers and carries none."""
+    data = {
+        "partner": envelope.partner,
+        "epoch": envelope.epoch,
+        "head": envelope.head,
+        "due": due,
+        "due_total": due_total,
+        "acknowledge_url": f"{settings.PUBLIC_URL}/v1/acknowledgements",
+    }
+    return _encode(
+        {"type": "removal.reminder", "version": "1", "timestamp": as_time(envelope.now), "data": data}
+    )
+
+
 def _message(notices: bytes, *, first: int, last: int, envelope: Envelope) -> Message:
     around = {
         "type": "removal.notices",

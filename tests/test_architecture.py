@@ -17,6 +17,7 @@ PURE = (
     "partners/connection.py",
     "partners/signing.py",
     "partners/webhook.py",
+    "removal/deadlines.py",
     "removal/schedule.py",
     "removal/statements.py",
     "removal/wxr.py",

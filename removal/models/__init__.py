@@ -1,5 +1,8 @@
-"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence, heartbeats."""
+"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence, deadlines,
+heartbeats.
+"""
 
+from removal.models.deadlines import DeadlinePolicy, Escalation, Holiday, RequestExtension, StaffMessage
 from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry
 from removal.models.heartbeats import Heartbeat
 from removal.models.ledger import Alarm, Dataset, Disclosure, ManifestEntry, ManifestPart, PlannedDisclosure, Release
@@ -13,10 +16,13 @@ __all__ = [
     "Alarm",
     "Attempt",
     "Dataset",
+    "DeadlinePolicy",
     "Delivery",
     "DeliveryBody",
     "Disclosure",
+    "Escalation",
     "Heartbeat",
+    "Holiday",
     "Incident",
     "LogEntry",
     "ManifestEntry",
@@ -27,7 +33,9 @@ __all__ = [
     "Preference",
     "Release",
     "RemovalRequest",
+    "RequestExtension",
     "RequestTarget",
+    "StaffMessage",
     "Stream",
     "Subject",
 ]
