@@ -289,9 +289,7 @@ def reminder(*, due: Sequence[Due], due_total: int, envelope: Envelope) -> bytes
         "due_total": due_total,
         "acknowledge_url": f"{settings.PUBLIC_URL}/v1/acknowledgements",
     }
-    return _encode(
-        {"type": "removal.reminder", "version": "1", "timestamp": as_time(envelope.now), "data": data}
-    )
+    return _encode({"type": "removal.reminder", "version": "1", "timestamp": as_time(envelope.now), "data": data})
 
 
 def _message(notices: bytes, *, first: int, last: int, envelope: Envelope) -> Message:

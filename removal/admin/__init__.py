@@ -6,9 +6,9 @@ release show them.
 
 from django.contrib import admin
 
-from removal.admin import deliveries, evidence, ledger, partners, questions, requests, streams
+from removal.admin import deadlines, deliveries, evidence, ledger, partners, questions, requests, streams
 
-__all__ = ["deliveries", "evidence", "ledger", "partners", "questions", "requests", "streams"]
+__all__ = ["deadlines", "deliveries", "evidence", "ledger", "partners", "questions", "requests", "streams"]
 
 admin.site.site_title = admin.site.site_header = "Removal"
 admin.site.index_title = "Compliance desk"

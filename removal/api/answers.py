@@ -151,6 +151,16 @@ class RequestSummary(Answered):
     closed_at: datetime | None
 
 
+class RequestExtension(Answered):
+    """More time for a request: the date before, and the one that holds."""
+
+    first_respond_by: datetime
+    respond_by: datetime
+    reason: str
+    person_told_at: datetime | None
+    extended_at: datetime
+
+
 class PartnerStatus(Answered):
     """Where a partner stands with a request. ``handling`` is the partner's own word."""
 

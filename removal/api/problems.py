@@ -18,7 +18,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Un
 from django.views import defaults
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
-from removal import compression, formats, gate, holdings, intake, ledger, preferences, reports, uploads
+from removal import compression, formats, gate, holdings, intake, ledger, preferences, prolonging, reports, uploads
 from removal.api.streams import BodyCutOff, LengthNeeded, has_untold_length
 from removal.manifests import Unreadable
 
@@ -144,6 +144,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(404, "unknown_request", "You have recorded no request with this id.")
         case intake.CannotWithdraw():
             return Problem(409, "cannot_withdraw", str(error))
+        case prolonging.CannotExtend():
+            return Problem(409, "cannot_extend", str(error))
         case ledger.UnknownRelease():
             return Problem(404, "unknown_release", "No release has this name. POST /v1/releases makes one.")
         case ledger.ReleaseExists():

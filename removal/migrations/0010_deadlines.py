@@ -260,7 +260,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='delivery',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('first_sequence__isnull', True), ('parent', None), ('resent', True)), models.Q(('first_sequence__isnull', False), models.Q(('state', 'dropped'), _negated=True)), _connector='OR'), name='only_a_reminder_has_no_range_and_is_dropped'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('first_sequence__isnull', True), ('parent', None)), models.Q(('first_sequence__isnull', False), models.Q(('state', 'dropped'), _negated=True)), _connector='OR'), name='only_a_reminder_has_no_range_and_is_dropped'),
         ),
         migrations.AddField(
             model_name='deadlinepolicy',

@@ -82,7 +82,9 @@ class DeadlinePolicy(models.Model):
     received_within = TermField(
         blank=True, help_text="How soon a request is confirmed to the person, or a notice received by the partner."
     )
-    completed_within = TermField(help_text="How soon it must be answered: 1 month, 45 days, 24 hours, 15 business days.")
+    completed_within = TermField(
+        help_text="How soon it must be answered: 1 month, 45 days, 24 hours, 15 business days."
+    )
     extended_within = TermField(
         blank=True, help_text="Requests: the whole time if it is extended, from the same start; empty: never."
     )
@@ -173,7 +175,7 @@ class Escalation(models.Model):
 
 
 class StaffMessage(models.Model):
-    """What staff are told by one channel: ids and counts. Kept until it is out, and sent under the same id each time."""
+    """What staff are told by one channel: ids and counts. Kept until it is out; every try has the same id."""
 
     class Channel(models.TextChoices):
         EMAIL = "email", "e-mail"

@@ -234,7 +234,7 @@ class Delivery(models.Model):
                 name="a_range_runs_forward_from_1",
             ),
             CheckConstraint(
-                condition=Q(first_sequence__isnull=True, resent=True, parent=None)
+                condition=Q(first_sequence__isnull=True, parent=None)
                 | Q(first_sequence__isnull=False) & ~Q(state="dropped"),
                 name="only_a_reminder_has_no_range_and_is_dropped",
             ),

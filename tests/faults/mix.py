@@ -619,7 +619,7 @@ class Rig:
         from removal.models import Delivery
 
         for delivery in Delivery.objects.filter(state="quarantined").select_related("stream__partner"):
-            for sequence in range(delivery.first_sequence, delivery.last_sequence + 1):
+            for sequence in range(delivery.first_sequence or 1, (delivery.last_sequence or 0) + 1):
                 self.clients[0].complete(delivery.stream.partner.slug, sequence)
         with connection.cursor() as cursor:
             cursor.execute(

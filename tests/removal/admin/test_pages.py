@@ -65,7 +65,9 @@ def test_everything_that_has_a_page_is_named() -> None:
         "Preference",
         "Release",
         "RemovalRequest",
+        "RequestExtension",
         "Secret",
+        "StaffMessage",
         "Stream",
     }
 
