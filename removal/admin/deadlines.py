@@ -33,8 +33,8 @@ class EditableAdmin(ReadOnlyAdmin):
 @admin.register(DeadlinePolicy)
 class DeadlinePolicyAdmin(EditableAdmin):
     explanation = (
-        "How long there is to answer. Of those in force that fit, the most specific holds: a partner's before all, then "
-        "the jurisdiction, then the kind, then the newest. A change moves no date that was made before."
+        "How long there is to answer. Of those in force that fit, the most specific holds: a partner's before all, "
+        "then the jurisdiction, then the kind, then the newest. A change moves no date that was made before."
     )
     when_empty = "No policy: one calendar month for requests, and NOTICE_RESPOND_WITHIN_DAYS for notices."
     list_display = ("name", "clock", "standing", "kinds", "jurisdictions", "partner", "completed_within", "zone")
@@ -61,11 +61,17 @@ class HolidayAdmin(EditableAdmin):
     when_empty = "No holiday: only weekends are off."
     list_display = ("day", "name", "calendar")
     list_filter = ("calendar",)
-    ordering = ("-day", "pk")
+    ordering = ("-day", "pk")  # type: ignore[assignment]  # the base has one column
     fields = ("calendar", "day", "name")
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
         return request.user.has_perm("removal.delete_holiday")
+
+    def delete_model(self, request: HttpRequest, holiday: Holiday) -> None:
+        LogEntry.objects.create(
+            actor=f"staff:{request.user.pk}", action="holiday_deleted", about={"holiday": holiday.pk}
+        )
+        super().delete_model(request, holiday)
 
 
 @admin.register(RequestExtension)
@@ -104,4 +110,4 @@ class StaffMessageAdmin(ReadOnlyAdmin):
     list_display = ("made_at", "channel", "tries", "sent_at", "fault")
     list_filter = ("channel",)
     fields = ("id", "channel", "made_at", "due_at", "tries", "sent_at", "fault", "body")
-    ordering = ("-made_at", "pk")
+    ordering = ("-pk",)

@@ -25,7 +25,7 @@ def ask(*, days_ago: float = 10, jurisdiction: str = "eu", kind: str = "opt_out"
 
 def extend(request: RemovalRequest, **said: Any) -> RequestExtension:
     given = {"actor": "test", "public_id": request.public_id, "reason": "Many sites.", "person_told_at": timezone.now()}
-    return extend_request(**{**given, **said})  # type: ignore[arg-type]
+    return extend_request(**{**given, **said})
 
 
 @pytest.mark.parametrize(("jurisdiction", "kind"), [("", "opt_out"), ("eu", "opt_out"), ("us-ca", "deletion")])

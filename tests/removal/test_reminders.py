@@ -9,11 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection
+from django.db.models import F
 from django.utils import timezone
 
 from partners.models import Partner
 from removal import acknowledgement, delivery, escalation, invariants, payload, planning, reminders, sending
-from removal.models import Attempt, Delivery, LogEntry, Notice, RemovalRequest, Stream
+from removal.models import Attempt, Delivery, Escalation, LogEntry, Notice, RemovalRequest, Stream
 from removal.partnerships import set_paused
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
@@ -36,6 +37,12 @@ def owe(receiver: Receiver, *, notices: int = 1, slug: str = "acme", **limits: A
     return partner
 
 
+def owe_another(partner: Partner) -> None:
+    disclose(make_release(contents={"acme:another": ["post:1"]}), partner)
+    record(make_wish("acme:another"))
+    planning.plan(budget=BUDGET)
+
+
 def let_pass(days: float, **which: Any) -> None:
     """Let so many of the 30 days of notices be over, and the time of the next look and reminder have come."""
     planned_at = timezone.now() - timedelta(days=days)
@@ -46,9 +53,14 @@ def let_pass(days: float, **which: Any) -> None:
     Stream.objects.filter(looked_at__isnull=False).update(looked_at=an_hour_ago)
 
 
-def let_a_day_pass() -> None:
-    yesterday = timezone.now() - timedelta(days=1, seconds=1)
-    Stream.objects.filter(reminded_at__isnull=False).update(reminded_at=yesterday)
+def let_days_pass(days: float) -> None:
+    """Let all that was done have happened so much earlier."""
+    passed = timedelta(days=days)
+    Notice.objects.update(
+        planned_at=F("planned_at") - passed, respond_by=F("respond_by") - passed, receive_by=F("receive_by") - passed
+    )
+    Stream.objects.update(looked_at=F("looked_at") - passed, reminded_at=F("reminded_at") - passed)
+    Escalation.objects.update(until=F("until") - passed)
 
 
 def remind(partner: Partner) -> list[dict[str, Any]]:
@@ -133,23 +145,21 @@ def test_a_partner_is_reminded_at_each_level_once_and_at_most_once_a_day() -> No
     with listening() as receiver:
         partner = owe(receiver)
         counts = []
-        for days in (16, 17, 25, 26, 31, 40):
-            let_pass(days)
+        for days in (16, 1, 8, 1, 5, 9):
+            let_days_pass(days)
             remind(partner)
-            let_a_day_pass()
             counts.append(len(reminded(receiver)))
         assert counts == [1, 1, 2, 2, 3, 3]
 
         # Another notice comes to a level on the same day: it waits for the next.
-        record(make_wish("acme:late"))
-        disclose(make_release(contents={"acme:late": ["post:1"]}), partner)
-        planning.plan(budget=BUDGET)
+        owe_another(partner)
         sending.drain(partner_id=partner.pk, budget=BUDGET)
-        Stream.objects.update(reminded_at=timezone.now() - timedelta(hours=1))
-        let_pass(16, sequence=2)
+        Stream.objects.update(reminded_at=timezone.now() - timedelta(hours=2))
+        let_pass(15.001, sequence=2)
         remind(partner)
         assert len(reminded(receiver)) == 3
-        let_a_day_pass()
+        Stream.objects.update(reminded_at=timezone.now() - timedelta(days=1, seconds=1))
+        Escalation.objects.filter(level__gte=80).update(until=F("until") - timedelta(days=2))
         remind(partner)
         assert len(reminded(receiver)) == 4
 
@@ -173,9 +183,7 @@ def test_who_owes_nothing_or_is_paused_is_not_reminded(ends: Callable[[Partner],
 def test_what_was_never_sent_is_not_held_against_its_partner() -> None:
     with listening() as receiver:
         partner = owe(receiver)
-        record(make_wish("acme:2"))
-        disclose(make_release(contents={"acme:2": ["post:1"]}), partner)
-        planning.plan(budget=BUDGET)
+        owe_another(partner)
         let_pass(31)
         assert [line["sequence"] for line in reminders.reminders_for(partner_id=partner.pk).due] == [1]
 
@@ -201,14 +209,11 @@ def test_a_reminder_that_does_not_arrive_is_dropped_for_a_newer_one_and_holds_no
         [first] = Delivery.objects.filter(first_sequence=None)
         assert (first.state, first.failures) == ("waiting", 1)
         # A new notice goes out beside it, although only one message may be on its way.
-        record(make_wish("acme:2"))
-        disclose(make_release(contents={"acme:2": ["post:1"]}), partner)
-        planning.plan(budget=BUDGET)
+        owe_another(partner)
         sending.drain(partner_id=partner.pk, budget=BUDGET)
         assert Delivery.objects.filter(last_sequence=2, state="delivered").exists()
 
-        let_pass(25, sequence=1)
-        let_a_day_pass()
+        let_days_pass(9)
         remind(partner)
         first.refresh_from_db()
         assert first.state == "dropped"

@@ -58,6 +58,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "Dataset",
         "Delivery",
         "Disclosure",
+        "Escalation",
         "Incident",
         "LogEntry",
         "Notice",

@@ -26,6 +26,23 @@ def record(caller: Caller, key: str = "key-1", **said: Any) -> Any:
     return caller.post("/v1/requests", OPT_OUT | said, Idempotency_Key=key)
 
 
+def test_a_request_is_extended_once_and_its_status_shows_the_new_date(platform: Caller) -> None:
+    public_id = record(platform, jurisdiction="eu").json()["id"]
+    address, told_at = f"/v1/requests/{public_id}/extension", timezone.now().replace(microsecond=0)
+    said = {"reason": "Many sites.", "person_told_at": told_at.isoformat()}
+    before = platform.get(f"/v1/requests/{public_id}").json()["respond_by"]
+    assert problem_of(platform.post(address, {"reason": "Many sites."}))[:2] == (422, "invalid_field")
+    response = platform.post(address, said)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.keys() == {"first_respond_by", "respond_by", "reason", "person_told_at", "extended_at"}
+    assert (answer["first_respond_by"], answer["reason"]) == (before, "Many sites.")
+    assert platform.get(f"/v1/requests/{public_id}").json()["respond_by"] == answer["respond_by"] > before
+    assert platform.post(address, said).json() == answer
+    assert problem_of(platform.post(address, said | {"reason": "More."}))[:2] == (409, "cannot_extend")
+    assert problem_of(platform.post(f"/v1/requests/{MISSING}/extension", said))[:2] == (404, "unknown_request")
+
+
 def fill(platform: Caller, name: str = "2024-02", *lines: Any) -> None:
     """Make a release that is still building."""
     assert platform.post("/v1/releases", {"name": name, "dataset": "posts"}).status_code == 201
