@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -80,11 +81,10 @@ def request_dates(cursor: CursorWrapper, asked: Sequence[Asked]) -> list[Request
             dates.append(RequestDates())
             continue
         policy, start = policies[policy_id], one.received_at
-        respond_by = deadlines.due(Term.parse(policy.completed_within), start=start, calendar=calendars[policy_id])
         dates.append(
             RequestDates(
                 policy=policy.name,
-                respond_by=respond_by,
+                respond_by=_due(policy.completed_within, start, calendars[policy_id]),
                 confirm_by=_due(policy.received_within, start, calendars[policy_id]),
                 extendable_to=_due(policy.extended_within, start, calendars[policy_id]),
                 tells_person=policy.tells_person,
@@ -124,8 +124,11 @@ def notice_rules(*, now: datetime) -> dict[str, Any]:
     }
 
 
+_term = lru_cache(maxsize=100)(Term.parse)  # the same few, for each request of a block
+
+
 def _due(text: str, start: datetime, calendar: Calendar) -> datetime | None:
-    return deadlines.due(Term.parse(text), start=start, calendar=calendar) if text else None
+    return deadlines.due(_term(text), start=start, calendar=calendar) if text else None
 
 
 def _calendars(policies: Iterable[DeadlinePolicy]) -> dict[int, Calendar]:

@@ -27,7 +27,8 @@ def record(caller: Caller, key: str = "key-1", **said: Any) -> Any:
 
 
 def test_a_request_is_extended_once_and_its_status_shows_the_new_date(platform: Caller) -> None:
-    public_id = record(platform, jurisdiction="eu").json()["id"]
+    asked_at = timezone.now() - timedelta(days=1)
+    public_id = record(platform, jurisdiction="eu", received_at=asked_at.isoformat()).json()["id"]
     address, told_at = f"/v1/requests/{public_id}/extension", timezone.now().replace(microsecond=0)
     said = {"reason": "Many sites.", "person_told_at": told_at.isoformat()}
     before = platform.get(f"/v1/requests/{public_id}").json()["respond_by"]
