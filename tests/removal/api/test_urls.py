@@ -45,6 +45,7 @@ def test_the_description_names_every_path(described: dict[str, Any]) -> None:
         "GET /v1/requests",
         "POST /v1/requests/bulk",
         "GET /v1/requests/{public_id}",
+        "POST /v1/requests/{public_id}/extension",
         "POST /v1/requests/{public_id}/withdraw",
         "POST /v1/recalls",
         "POST /v1/releases",
@@ -113,6 +114,7 @@ def test_unknown_fields_are_errors_in_every_body(described: dict[str, Any]) -> N
         "Sealing",
         "ManifestLine",
         "NewDisclosure",
+        "NewExtension",
         "AcknowledgementLine",
     }
     assert {name for name in taken if schemas[name].get("additionalProperties") is not False} == set()
