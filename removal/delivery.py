@@ -39,13 +39,13 @@ MAX_SUSPECTS = 100
 class Claim:
     """One message that this process may send until its lease ends. Only the newest ``fence`` may record a result.
 
-    ``failures`` counts the tries before this one that failed.
+    ``failures`` counts the tries before this one that failed. A reminder has no range.
     """
 
     delivery_id: uuid.UUID
     epoch: int
-    first: int
-    last: int
+    first: int | None
+    last: int | None
     fence: int
     failures: int
     url: str
@@ -56,6 +56,11 @@ class Claim:
     @property
     def webhook_id(self) -> str:
         return f"msg_{self.delivery_id.hex}"
+
+    @property
+    def notices(self) -> int:
+        """How many notices it carries. One message that cannot be halved counts as one."""
+        return 1 if self.first is None or self.last is None else self.last - self.first + 1
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,7 @@ def _claim(cursor: CursorWrapper, stream: _Stream, *, most: int, probing: bool, 
             stream, places = replace(stream, packed_through=packed_through), 1
         if suspects < MAX_SUSPECTS and places > 0 and stream.head > packed_through:
             messages += _fresh(stream, places)
-            packed_through = messages[-1].last
+            packed_through = messages[-1].last or packed_through
         messages += _due(cursor, stream, room - len(messages), resent=True, beside=messages)
     if not messages:
         is_limited = room == 0 and sending < stream.window and not stream.flow.is_open
@@ -229,7 +234,7 @@ def _claim(cursor: CursorWrapper, stream: _Stream, *, most: int, probing: bool, 
     return Claimed(
         [
             Claim(one.id, one.epoch, one.first, one.last, *leased[one.id], stream.url, one.body, signer, lease_ends)
-            for one in sorted(messages, key=lambda one: (one.epoch, one.first))
+            for one in sorted(messages, key=lambda one: (one.first is None, one.epoch, one.first or 0))
         ]
     )
 
@@ -243,8 +248,8 @@ class _Message:
 
     id: uuid.UUID
     epoch: int
-    first: int
-    last: int
+    first: int | None
+    last: int | None
     body: bytes
     is_kept: bool = False
     abandoned: int = 0
@@ -517,9 +522,10 @@ def _follow_up(cursor: CursorWrapper, result: Result, *, state: str, partner_id:
     elif state == "quarantined":
         log.warning("delivery_quarantined", partner_id=partner_id, delivery=claim.webhook_id)
     if isinstance(outcome, webhook.Delivered):
-        acknowledgement.accept_response(
-            cursor, stream_id=partner_id, first=claim.first, last=claim.last, answer=outcome.answer
-        )
+        if claim.first is not None and claim.last is not None:
+            acknowledgement.accept_response(
+                cursor, stream_id=partner_id, first=claim.first, last=claim.last, answer=outcome.answer
+            )
     elif verdict.incident:
         cursor.execute(OPEN_INCIDENT, [partner_id, verdict.incident])
         if cursor.rowcount:

@@ -19,6 +19,7 @@ from removal.crashpoints import crashpoint
 from removal.models import LogEntry, RemovalRequest
 from removal.models.identifiers import new_ulid
 from removal.planning import LOCK as PLANNER_LOCK
+from removal.policies import Asked, request_dates
 from removal.transactions import whole_step
 
 Kind = RemovalRequest.Kind
@@ -102,17 +103,24 @@ insert into removal_subject (key) select distinct unnest(%(keys)s::text[]) order
 LOCK_SUBJECTS = "select id, key from removal_subject where key = any(%(keys)s) order by id for no key update"
 
 # Ids follow the order of the wishes, and notices that of the ids: the last wish of a person is the last that is told.
-# One month is a calendar month: 31 January ends on the last of February (GDPR Art. 12(3)).
+# Without a policy it is one calendar month, and two more if it is extended: 31 January ends on the last of February
+# (GDPR Art. 12(3)).
 REQUESTS = """
 insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at, recorded_at, respond_by,
+                                    confirm_by, extendable_to, tells_person, deadline_policy,
                                     source, idempotency_key, body_digest, state, outcome, partner_id, target_count)
-select w.public_id, w.kind, w.reason, string_to_array(w.usages, ' '), w.jurisdiction, w.received_at,
-       clock_timestamp(), ((w.received_at at time zone 'UTC') + interval '1 month') at time zone 'UTC',
+select w.public_id, w.kind, w.reason, string_to_array(w.usages, ' '), w.jurisdiction, w.received_at, clock_timestamp(),
+       coalesce(w.respond_by, ((w.received_at at time zone 'UTC') + interval '1 month') at time zone 'UTC'),
+       w.confirm_by, case when w.respond_by is null
+                          then ((w.received_at at time zone 'UTC') + interval '3 months') at time zone 'UTC'
+                          else w.extendable_to end, w.tells_person, w.policy,
        %(source)s, w.key, w.digest, 'received', '', w.partner_id, case when w.partner_id is null then 1 else 0 end
   from unnest(%(public_ids)s::text[], %(kinds)s::text[], %(reasons)s::text[], %(usages)s::text[],
               %(jurisdictions)s::text[], %(received)s::timestamptz[], %(keys)s::text[], %(digests)s::bytea[],
-              %(partners)s::bigint[]) with ordinality
-       w(public_id, kind, reason, usages, jurisdiction, received_at, key, digest, partner_id, place)
+              %(partners)s::bigint[], %(respond)s::timestamptz[], %(confirm)s::timestamptz[],
+              %(extendable)s::timestamptz[], %(tells)s::bool[], %(policies)s::text[]) with ordinality
+       w(public_id, kind, reason, usages, jurisdiction, received_at, key, digest, partner_id, respond_by, confirm_by,
+         extendable_to, tells_person, policy, place)
  order by w.place
     on conflict (source, idempotency_key) do nothing
 returning id, public_id
@@ -206,6 +214,8 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
         if any(wish.kind == Kind.REINSTATEMENT for wish in wishes):
             # No planner beside it: a late notice of an ended wish must be followed by its reinstatement.
             _lock_planner(cursor)
+        asked = [Asked(str(wish.kind), wish.jurisdiction, wish.received_at or now) for wish in new.values()]
+        dates = request_dates(cursor, asked)
         # Subjects before requests, so that of two wishes about one subject the one with the higher id is the later.
         cursor.execute(LOCK_SUBJECTS, {"keys": [wish.subject for wish in new.values() if wish.subject]})
         cursor.execute(
@@ -221,6 +231,11 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
                 "keys": [wish.idempotency_key for wish in new.values()],
                 "digests": [wish.digest for wish in new.values()],
                 "partners": [partner_ids.get(wish.partner) for wish in new.values()],
+                "respond": [one.respond_by for one in dates],
+                "confirm": [one.confirm_by for one in dates],
+                "extendable": [one.extendable_to for one in dates],
+                "tells": [one.tells_person for one in dates],
+                "policies": [one.policy for one in dates],
             },
         )
         created = {public_id: request_id for request_id, public_id in cursor.fetchall()}

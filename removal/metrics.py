@@ -60,6 +60,14 @@ next_unpacked as materialized (
 unplanned_request as materialized (
     select recorded_at from removal_removalrequest
      where round is null and repeats_id is null and withdrawn_at is null order by id limit {counted}),
+-- along each stream's own index of open notices
+overdue as materialized (
+    select s.partner_id
+      from removal_stream s
+     cross join lateral (
+          select from removal_notice n
+           where n.stream_id = s.partner_id and n.respond_by < clock_timestamp() and n.withdrawn_at is null
+             and n.handling not in ('completed', 'partially_completed', 'rejected') limit {counted}) n),
 unplanned_disclosure as materialized (
     select d.recorded_at from removal_disclosure d
      where not exists (select from removal_planneddisclosure p where p.disclosure_id = d.id) limit {counted})
@@ -146,6 +154,27 @@ GAUGES = (
         "removal_open_incidents",
         "What is wrong with endpoints.",
         "(select count(*) from removal_incident where closed_at is null)",
+    ),
+    Gauge(
+        "removal_overdue_notices",
+        f"Notices whose partner should have answered by now, counted up to {COUNTED} for each partner.",
+        "(select count(*) from overdue)",
+    ),
+    Gauge(
+        "removal_overdue_requests",
+        f"Requests that the person should have an answer to by now, counted up to {COUNTED}.",
+        "(select count(*) from (select from removal_removalrequest where respond_by < clock_timestamp()"
+        f" and state in ('received', 'planned') and repeats_id is null limit {COUNTED}) r)",
+    ),
+    Gauge(
+        "removal_untold_escalations",
+        f"What staff should have been told of and is in no message yet, counted up to {COUNTED}.",
+        f"(select count(*) from (select from removal_escalation where bundled_at is null limit {COUNTED}) e)",
+    ),
+    Gauge(
+        "removal_unsent_staff_messages",
+        "Messages to staff that have not gone out.",
+        "(select count(*) from removal_staffmessage where sent_at is null)",
     ),
     Gauge(
         "removal_planner_missed_notices",

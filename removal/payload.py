@@ -101,13 +101,29 @@ class PingMessage(TypedDict):
     data: StreamData
 
 
+class Due(TypedDict):
+    """A number that an answer is owed for, and how late it is."""
+
+    sequence: Number
+    respond_by: Time
+    state: Literal["on_track", "due_soon", "overdue", "silent"]
+
+
+class ReminderData(StreamData):
+    """The first of what is due, soonest first, and how many there are in all."""
+
+    due: list[Due]
+    due_total: Count
+    acknowledge_url: Url
+
+
 class ReminderMessage(TypedDict):
     """A reminder of numbers that still have no final answer. It adds none to the stream."""
 
     type: Literal["removal.reminder"]
     version: Literal["1"]
     timestamp: Time
-    data: StreamData
+    data: ReminderData
 
 
 @dataclass(frozen=True)
@@ -372,6 +388,25 @@ def pack(notices: Sequence[bytes], *, first: int, max_notices: int, envelope: En
     if batch:
         close()
     return messages
+
+
+def reminder(*, due: Sequence[Due], due_total: int, envelope: Envelope) -> bytes:
+    """Write a message that refers to numbers and carries none."""
+    data: ReminderData = {
+        "partner": envelope.partner,
+        "epoch": envelope.epoch,
+        "head": envelope.head,
+        "due": list(due),
+        "due_total": due_total,
+        "acknowledge_url": acknowledge_url(),
+    }
+    message: ReminderMessage = {
+        "type": "removal.reminder",
+        "version": "1",
+        "timestamp": as_time(envelope.now),
+        "data": data,
+    }
+    return _encode(message)
 
 
 def _message(notices: bytes, *, first: int, last: int, envelope: Envelope) -> Message:

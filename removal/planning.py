@@ -12,11 +12,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from django.conf import settings
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
-from django.utils import timezone
 
+from removal.policies import MOST_SPECIFIC, notice_rules
 from removal.transactions import whole_step
 
 log = structlog.get_logger()
@@ -172,27 +171,39 @@ told as materialized (
 """
 
 # Number what is told at the end of each stream, and mark both sides as planned: one transaction, or nothing.
-NUMBER = """
+NUMBER = f"""
 needed as materialized (select partner_id, count(*) notices from told group by 1),
 -- looked up one by one, or a round would read every request there is
 asked as materialized (
-    select x.request_id, r.kind
+    select x.request_id, r.kind, r.jurisdiction
       from (select distinct request_id from told) x
-      cross join lateral (select kind from removal_removalrequest where id = x.request_id offset 0) r),
+      cross join lateral (select kind, jurisdiction from removal_removalrequest where id = x.request_id offset 0) r),
+-- how long a partner has, by the policy that holds; looked for once for all notices that are alike
+policy as materialized (
+    select * from jsonb_to_recordset(%(policies)s) p(id bigint, partner_id bigint, kinds text[], jurisdictions text[],
+                                                     send_by timestamptz, receive_by timestamptz,
+                                                     respond_by timestamptz)),
+dated as materialized (
+    select w.*, c.send_by, c.receive_by, c.respond_by
+      from (select distinct a.kind, a.jurisdiction, t.partner_id from told t join asked a using (request_id)
+             where exists (select from policy)) w
+      cross join lateral ({MOST_SPECIFIC.format(policies="policy")}) c),
 -- streams are locked in order of partner, as everywhere
 locked as materialized (
     select s.partner_id, s.head, s.epoch from removal_stream s
      where s.partner_id in (select partner_id from needed) order by s.partner_id for no key update),
 numbered as (
     insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round,
-                                planned_at, respond_by, handling)
+                                planned_at, send_by, receive_by, respond_by, handling)
     select t.partner_id, l.epoch, l.head + row_number() over (partition by t.partner_id order by t.request_id),
            t.request_id, a.kind, t.disclosures, t.items, this.round, clock_timestamp(),
-           case a.kind when 'offboarding' then %(offboarded_by)s::timestamptz
-                       else clock_timestamp() + %(respond_within)s end, 'none'
+           coalesce(c.send_by, %(send_by)s), coalesce(c.receive_by, %(receive_by)s),
+           coalesce(c.respond_by, case a.kind when 'offboarding' then %(offboarded_by)s::timestamptz
+                                              else clock_timestamp() + %(respond_within)s end), 'none'
       from told t
       join locked l on l.partner_id = t.partner_id
       join asked a on a.request_id = t.request_id
+      left join dated c on c.kind = a.kind and c.jurisdiction = a.jurisdiction and c.partner_id = t.partner_id
       cross join this
     returning 1),
 heads as (
@@ -219,7 +230,7 @@ marked as (
 summary as (
     select (select round from this) round, (select count(*) from matched) requests,
            (select count(*) from marked) disclosures, (select count(*) from numbered) notices,
-           coalesce((select array_agg(partner_id) from heads), '{}') partner_ids),
+           coalesce((select array_agg(partner_id) from heads), '{{}}') partner_ids),
 logged as (
     insert into removal_logentry (actor, action, about)
     select 'planner', %(action)s, jsonb_build_object(
@@ -312,17 +323,22 @@ def try_lock(cursor: CursorWrapper) -> bool:
 
 def run(cursor: CursorWrapper, planning: str, *, action: str, limit: int = 0, **more: Any) -> Round:
     """Run a planning statement that ends with NUMBER. Needs the planner's lock."""
-    parameters: dict[str, Any] = {
+    cursor.execute("select clock_timestamp()")
+    (now,) = cursor.fetchone()
+    cursor.execute(planning, parameters(now=now, action=action, limit=limit) | more)
+    requests, disclosures, notices, partner_ids, _ = cursor.fetchone()
+    return Round(requests, disclosures, notices, tuple(partner_ids))
+
+
+def parameters(*, now: datetime, action: str, limit: int) -> dict[str, Any]:
+    """Give a planning statement what it asks for; notices get the dates that policies give them ``now``."""
+    return {
         "limit": limit,
         "large": LARGE,
         "action": action,
-        "respond_within": settings.NOTICE_RESPOND_WITHIN,
-        "offboarded_by": business_days_after(timezone.now(), OFFBOARDING_BUSINESS_DAYS),
-        **more,
+        "offboarded_by": business_days_after(now, OFFBOARDING_BUSINESS_DAYS),
+        **notice_rules(now=now),
     }
-    cursor.execute(planning, parameters)
-    requests, disclosures, notices, partner_ids, _ = cursor.fetchone()
-    return Round(requests, disclosures, notices, tuple(partner_ids))
 
 
 def business_days_after(moment: datetime, days: int) -> datetime:

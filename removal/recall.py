@@ -17,6 +17,7 @@ from removal import hints
 from removal.intake import InvalidWish, KeyReused
 from removal.models import LogEntry, Release, RemovalRequest
 from removal.models.identifiers import new_ulid
+from removal.policies import Asked, request_dates
 from removal.transactions import one_transaction
 
 # Refused lines are listed up to here; all of them are counted.
@@ -96,10 +97,14 @@ COUNTS = "select count(*) filter (where code is null), count(code) from judged"
 
 REQUEST = """
 insert into removal_removalrequest (public_id, kind, reason, usages, jurisdiction, received_at, recorded_at,
-                                    respond_by, source, idempotency_key, body_digest, state, outcome, release_ids,
-                                    target_count)
+                                    respond_by, confirm_by, extendable_to, tells_person, deadline_policy, source,
+                                    idempotency_key, body_digest, state, outcome, release_ids, target_count)
 values (%(public_id)s, 'recall', %(reason)s, '{all}', '', %(received_at)s, clock_timestamp(),
-        ((%(received_at)s at time zone 'UTC') + interval '1 month') at time zone 'UTC',
+        coalesce(%(respond_by)s, ((%(received_at)s at time zone 'UTC') + interval '1 month') at time zone 'UTC'),
+        %(confirm_by)s,
+        case when %(respond_by)s::timestamptz is null
+             then ((%(received_at)s at time zone 'UTC') + interval '3 months') at time zone 'UTC'
+             else %(extendable_to)s end, %(tells_person)s, %(policy)s,
         %(source)s, %(key)s, %(digest)s, 'received', '', %(releases)s, %(targets)s)
 returning id
 """
@@ -143,10 +148,12 @@ def record_recall(*, source: str, actor: str, recall: Recall, lines: Iterable[Li
             first = refused[0]
             raise InvalidWish("body", f"None of {refused_count} lines can be taken. Line {first.line}: {first.code}.")
         public_id = new_ulid()
-        said = {
+        received_at = recall.received_at or now
+        [dates] = request_dates(cursor, [Asked("recall", "", received_at)])
+        said = vars(dates) | {
             "public_id": public_id,
             "reason": str(recall.reason),
-            "received_at": recall.received_at or now,
+            "received_at": received_at,
             "source": source,
             "key": recall.idempotency_key,
             "digest": digest.digest(),

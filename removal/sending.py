@@ -188,7 +188,7 @@ def send(claim: Claim, *, line: webhook.Line) -> Result:
         outcome = webhook.Unreachable("timeout", "The lease was over before the first byte.", timedelta(0))
     verdict = judge(
         outcome,
-        notices=claim.last - claim.first + 1,
+        notices=claim.notices,
         attempt=claim.failures + 1,
         jitter=random.uniform(0, 0.5),  # noqa: S311  # spreads retries; nothing secret
     )

@@ -19,6 +19,7 @@ update removal_delivery d
   from removal_stream s
  where s.partner_id = %(stream)s and d.epoch = s.epoch
    and d.id in (select id from removal_delivery where stream_id = %(stream)s and state = 'waiting' and not resent
+                   and first_sequence is not null
                 union all
                 select id from removal_delivery where stream_id = %(stream)s and state = 'quarantined' and not resent)
    and not exists (select from removal_notice n

@@ -17,6 +17,7 @@ from partners.keys import signer_for
 from removal.identifiers import Identifiers
 from removal.models.identifiers import new_id
 from removal.payload import as_time
+from removal.reminders import reminders_for
 
 OPEN_LISTED = 100  # open notices in one statement
 BLOCK = 10_000  # lines under one hash; part of the contract
@@ -88,6 +89,7 @@ def make_statement(*, partner_id: int, open_after: int, now: datetime) -> Signed
         cursor.execute(STATEMENT, {"partner": partner_id, "open_after": open_after, "time": time})
         slug, epoch, head, received_through, digest, counted, pulled, delivered, listed = cursor.fetchone()
     shown = listed[:OPEN_LISTED]
+    reminder = reminders_for(partner_id=partner_id)
     data: dict[str, Any] = {
         "partner": slug,
         "epoch": epoch,
@@ -102,6 +104,7 @@ def make_statement(*, partner_id: int, open_after: int, now: datetime) -> Signed
             "notices": [{"sequence": sequence, "respond_by": respond_by} for sequence, respond_by in shown],
             "next": _url(shown[-1][0]) if len(listed) > OPEN_LISTED else None,
         },
+        "reminder": {"due": list(reminder.due), "due_total": reminder.due_total},
     }
     document = {"type": "removal.statement", "version": "1", "timestamp": as_time(identifiers.time(now)), "data": data}
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,7 +1,7 @@
 """Look for work without being told: what makes the broker, and any other worker, optional (design §2.3).
 
 Every worker process runs this on a timer: it frees the messages of dead workers, plans, sends what is due, and now and
-then checks that the planner missed nothing.
+then checks that the planner missed nothing and what time runs out for.
 """
 
 import os
@@ -13,13 +13,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
 from django.conf import settings
 from django.db import close_old_connections, connection
+from django.utils import timezone
 
-from removal import large, planning, recovery, sending, verification
+from removal import escalation, large, planning, recovery, reminders, sending, verification
 
 log = structlog.get_logger()
 
@@ -45,8 +47,17 @@ delete from removal_heartbeat where swept_at < clock_timestamp() - %(quiet)s - i
 class Sweeper:
     """One process's timer. ``run`` returns only when ``stop`` is called."""
 
-    def __init__(self, *, interval: timedelta, reconcile_interval: timedelta) -> None:
+    def __init__(
+        self,
+        *,
+        interval: timedelta,
+        reconcile_interval: timedelta,
+        deadlines_interval: timedelta = timedelta(minutes=5),
+    ) -> None:
         self.interval = interval
+        self.deadlines_interval = deadlines_interval
+        self.deadlines_at = time.monotonic() + deadlines_interval.total_seconds() * random.random()  # noqa: S311
+        self.watching: Future[None] | None = None
         self.reconcile_interval = reconcile_interval
         self.reconcile_at = time.monotonic() + reconcile_interval.total_seconds() * random.random()  # noqa: S311
         self.pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="sweep")
@@ -75,6 +86,9 @@ class Sweeper:
         if time.monotonic() >= self.reconcile_at:
             self.reconcile_at = time.monotonic() + self.reconcile_interval.total_seconds()
             steps.append(self._reconcile)
+        if time.monotonic() >= self.deadlines_at:
+            self.deadlines_at = time.monotonic() + self.deadlines_interval.total_seconds()
+            steps.append(self._watch_deadlines)
         for step in (*steps, self._beat):
             try:
                 step()
@@ -92,6 +106,11 @@ class Sweeper:
 
     def _reconcile(self) -> None:
         self.found = planning.reconcile()
+
+    def _watch_deadlines(self) -> None:
+        """Beside the sweep: a mail server that hangs must keep no message waiting."""
+        if self.watching is None or self.watching.done():
+            self.watching = self.pool.submit(watch_deadlines)
 
     def _beat(self) -> None:
         """Leave word of this turn: what watches the service sees by it that somebody is at work."""
@@ -143,8 +162,29 @@ class Sweeper:
             connection.close()
 
 
+def watch_deadlines() -> None:
+    """Remind partners, and tell staff, of what time runs out for. No step keeps another from its turn."""
+    steps: list[Callable[[], object]] = [
+        escalation.look,
+        reminders.remind,
+        partial(escalation.bundle, now=timezone.now()),
+        partial(escalation.send_due, budget=settings.DRAIN_BUDGET),
+    ]
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001
+            log.error("deadlines_failed", error=type(error).__name__)  # noqa: TRY400
+            connection.close()
+    connection.close()
+
+
 def start(*, interval: timedelta) -> Sweeper:
     """Start this process's sweeper on a thread of its own, which ends with the process."""
-    sweeper = Sweeper(interval=interval, reconcile_interval=settings.RECONCILE_INTERVAL)
+    sweeper = Sweeper(
+        interval=interval,
+        reconcile_interval=settings.RECONCILE_INTERVAL,
+        deadlines_interval=settings.DEADLINES_INTERVAL,
+    )
     threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
     return sweeper

@@ -18,6 +18,7 @@ PURE = (
     "partners/identifiers.py",
     "partners/signing.py",
     "partners/webhook.py",
+    "removal/deadlines.py",
     "removal/schedule.py",
     "removal/statements.py",
     "removal/wxr.py",

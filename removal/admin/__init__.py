@@ -6,9 +6,19 @@ release show them.
 
 from django.contrib import admin
 
-from removal.admin import deliveries, evidence, extensions, ledger, partners, questions, requests, streams
+from removal.admin import deadlines, deliveries, evidence, extensions, ledger, partners, questions, requests, streams
 
-__all__ = ["deliveries", "evidence", "extensions", "ledger", "partners", "questions", "requests", "streams"]
+__all__ = [
+    "deadlines",
+    "deliveries",
+    "evidence",
+    "extensions",
+    "ledger",
+    "partners",
+    "questions",
+    "requests",
+    "streams",
+]
 
 admin.site.site_title = admin.site.site_header = "Removal"
 admin.site.index_title = "Compliance desk"

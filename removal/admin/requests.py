@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -16,7 +18,9 @@ from partners.admin import ReadOnlyAdmin, badge, link, shorten
 from removal.admin.questions import answers_about
 from removal.admin.streams import standing
 from removal.admin.words import as_hex, handling_badge, state_badge
+from removal.intake import InvalidWish
 from removal.models import Notice, RemovalRequest, RequestTarget
+from removal.prolonging import CannotExtend, extend_request
 from removal.reports import PartnerLine, partner_lines
 
 MOST_TARGETS = 100
@@ -33,11 +37,36 @@ class Row:
     standing: str
 
 
+class LateFilter(admin.SimpleListFilter):
+    title = "lateness"
+    parameter_name = "late"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("overdue", "overdue"), ("due_soon", "due soon")]
+
+    def queryset(self, request: HttpRequest, requests: Any) -> Any:
+        match self.value():
+            case "overdue":
+                return requests.overdue(now=timezone.now())
+            case "due_soon":
+                return requests.due_soon(now=timezone.now())
+        return requests
+
+
+class ExtensionForm(ActionForm):
+    """What an extension says, beside the choice of the action."""
+
+    reason = forms.CharField(required=False, max_length=1000, label="Reason for more time")
+    person_told_at = forms.DateTimeField(required=False, label="Person told at (UTC)")
+
+
 @admin.register(RemovalRequest)
 class RequestAdmin(ReadOnlyAdmin):
+    actions = ("extend",)
+    action_form = ExtensionForm
     when_empty = "No request yet. Platforms send them to /v1/requests."
     list_display = ("public_id", "kind", "standing", "received_at", "respond_by", "reason", "source")
-    list_filter = ("state", "kind", "outcome")
+    list_filter = (LateFilter, "state", "kind", "outcome")
     search_fields = ("public_id",)
     search_help_text = "A request's id, or the key of a subject: exactly, and whole."
     fieldsets = (
@@ -49,6 +78,7 @@ class RequestAdmin(ReadOnlyAdmin):
                 "fields": (
                     ("source", "idempotency_key"),
                     ("jurisdiction", "partner", "release_ids"),
+                    ("deadline_policy", "confirm_by", "extendable_to", "tells_person"),
                     ("recorded_at", "round", "closed_at"),
                     ("repeats", "withdrawn_at"),
                     ("ended_by", "ended_at"),
@@ -67,6 +97,31 @@ class RequestAdmin(ReadOnlyAdmin):
         named = RemovalRequest.objects.filter(public_id=search_term.strip().upper()).values("pk")
         about = RequestTarget.objects.filter(subject__key=search_term).values("request_id")
         return queryset.filter(pk__in=named.union(about)), False
+
+    def has_extend_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("removal.change_removalrequest")
+
+    @admin.action(description="Extend: take more time, once, with the reason below", permissions=["extend"])
+    def extend(self, request: HttpRequest, requests: QuerySet[Any]) -> None:
+        said = ExtensionForm(request.POST)
+        said.fields["action"].choices = [("extend", "")]  # type: ignore[attr-defined]  # as the list itself does
+        if not said.is_valid():
+            self.message_user(request, "Write the time as 2026-11-24 09:30.", messages.ERROR)
+            return
+        extended = 0
+        for one in requests.order_by("pk"):
+            try:
+                extend_request(
+                    actor=f"staff:{request.user.pk}",
+                    public_id=one.public_id,
+                    reason=said.cleaned_data["reason"],
+                    person_told_at=said.cleaned_data["person_told_at"],
+                )
+                extended += 1
+            except (CannotExtend, InvalidWish) as error:
+                self.message_user(request, f"{one.public_id} keeps its date. {error}", messages.ERROR)
+        if extended:
+            self.message_user(request, f"{extended} extended.", messages.SUCCESS)
 
     def page_context(self, row: Any) -> dict[str, Any]:
         # The template calls it for those who may see handovers.

@@ -45,9 +45,11 @@ class LateFilter(admin.SimpleListFilter):
     parameter_name = "late"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("overdue", "overdue"), ("silent", "overdue and silent")]
+        return [("overdue", "overdue"), ("silent", "overdue and silent"), ("due_soon", "due soon")]
 
     def queryset(self, request: HttpRequest, notices: Any) -> Any:
+        if self.value() == "due_soon":
+            return notices.due_soon(now=timezone.now())
         if self.value() not in {"overdue", "silent"}:
             return notices
         late = notices.open().filter(respond_by__lt=timezone.now())

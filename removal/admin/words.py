@@ -15,7 +15,7 @@ from removal.models import Delivery, Notice
 TONES = {
     "good": "live open delivered completed fulfilled sealed granted",
     "wait": "onboarding paused held waiting sending received planned asked in_progress partially_completed "
-    "partially_fulfilled building",
+    "partially_fulfilled building due_soon",
     "bad": "suspended quarantined refused unreachable abandoned rejected overdue silent ongoing",
 }
 TONE_OF = {state: tone for tone, states in TONES.items() for state in states.split()}
@@ -36,7 +36,10 @@ def delivery_word(state: str, partner: Partner) -> str:
     return "held" if is_held else state
 
 
-def span(first: int, last: int) -> str:
+def span(first: int | None, last: int | None) -> str:
+    """Name a range of numbers; a reminder has none."""
+    if first is None:
+        return "none: a reminder"
     return str(first) if first == last else f"{first} to {last}"
 
 

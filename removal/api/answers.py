@@ -161,6 +161,16 @@ class RequestSummary(Answered):
     closed_at: datetime | None
 
 
+class RequestExtension(Answered):
+    """More time for a request: the date before, and the one that holds."""
+
+    first_respond_by: datetime
+    respond_by: datetime
+    reason: str
+    person_told_at: datetime | None
+    extended_at: datetime
+
+
 class PartnerStatus(Answered):
     """Where a partner stands with a request. ``handling`` is the partner's own word."""
 
@@ -385,6 +395,13 @@ class OpenSequences(Answered):
     next: str | None = Field(description="The statement with those that follow.")
 
 
+class Reminded(Answered):
+    """What a reminder to you would say now: the first of what is due, soonest first, and how many there are in all."""
+
+    due: list[payload.Due]
+    due_total: int
+
+
 class StatementData(Answered):
     """You should have 1 to ``head``. Ranges are [first, last]."""
 
@@ -397,6 +414,7 @@ class StatementData(Answered):
     received_through: int = Field(description="You said that you received all up to here.")
     acknowledged: dict[str, int] = Field(description="How many notices stand at each word; withdrawn ones ask nothing.")
     open: OpenSequences
+    reminder: Reminded
 
 
 class StatementDocument(Answered):

@@ -74,7 +74,14 @@ MESSAGES: dict[str, tuple[Any, str, dict[str, Any]]] = {
             "type": "removal.reminder",
             "version": "1",
             "timestamp": "2026-11-24T00:20:00Z",
-            "data": {"partner": "acme", "epoch": 1, "head": 5120},
+            "data": {
+                "partner": "acme",
+                "epoch": 1,
+                "head": 5120,
+                "due": [{"sequence": 1201, "respond_by": "2026-12-24T00:19:58Z", "state": "due_soon"}],
+                "due_total": 1,
+                "acknowledge_url": "https://removal.example/v1/acknowledgements",
+            },
         },
     ),
 }

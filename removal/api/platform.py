@@ -9,12 +9,12 @@ from django.utils import timezone
 from ninja import Header, Query, Router, Status
 from ninja import Path as InPath
 
-from removal import intake, ledger, reports
+from removal import intake, ledger, prolonging, reports
 from removal.api import answers, bulk, fields, schemas
 from removal.api.auth import KeyRequest, PlatformKey, actor
 from removal.api.problems import check_parameters
 from removal.api.streams import NDJSON, open_body
-from removal.models import Release
+from removal.models import Release, RequestExtension
 from removal.models.ledger import NAME_PATTERN
 
 router = Router(auth=PlatformKey())
@@ -90,6 +90,22 @@ def withdraw_request(request: KeyRequest, public_id: PublicId) -> answers.Reques
     """Take a request back. Partners that have not been told yet are not; for the others it stands. Safe to repeat."""
     intake.withdraw_request(source=request.auth.source, actor=actor(request), public_id=public_id)
     return _status(request, public_id)
+
+
+@router.post("/requests/{public_id}/extension", tags=["requests"], response=answers.RequestExtension)
+def extend_request(request: KeyRequest, public_id: PublicId, said: schemas.NewExtension) -> RequestExtension:
+    """Take more time for a request, once, and only before its first date. Safe to repeat.
+
+    Most policies ask that the person was told within the first term (`person_told_at`). A 409 `cannot_extend` says what
+    is in the way.
+    """
+    return prolonging.extend_request(
+        source=request.auth.source,
+        actor=actor(request),
+        public_id=public_id,
+        reason=said.reason,
+        person_told_at=said.person_told_at,
+    )
 
 
 def _status(request: KeyRequest, public_id: str) -> answers.RequestStatus:

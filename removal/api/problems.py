@@ -29,6 +29,7 @@ from removal import (
     ledger,
     partnerships,
     preferences,
+    prolonging,
     pulling,
     reports,
     uploads,
@@ -161,6 +162,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(404, "unknown_request", "You have recorded no request with this id.")
         case intake.CannotWithdraw():
             return Problem(409, "cannot_withdraw", str(error))
+        case prolonging.CannotExtend():
+            return Problem(409, "cannot_extend", str(error))
         case ledger.UnknownRelease():
             return Problem(404, "unknown_release", "No release has this name. POST /v1/releases makes one.")
         case ledger.ReleaseExists():

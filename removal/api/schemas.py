@@ -65,6 +65,13 @@ class NewRequest(Said):
         )
 
 
+class NewExtension(Said):
+    """More time for a request. ``person_told_at`` is when the person was told of it, with the reason."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(check_text)]
+    person_told_at: Time | None = None
+
+
 class BulkRequest(NewRequest):
     """A line of a bulk import: a wish with its own idempotency key."""
 

@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
 from partners.addresses import OwnPlaces
+from partners.signing import HmacSecret, KeyUnusable
 from removal.config import embedded
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -160,6 +161,24 @@ NOTICE_RESPOND_WITHIN = timedelta(days=env_number("NOTICE_RESPOND_WITHIN_DAYS", 
 
 # How long a rotated secret still signs beside its successor.
 SECRET_OVERLAP = timedelta(hours=env_number("SECRET_OVERLAP_HOURS", 24))
+# How often each worker process looks for what time runs out for.
+DEADLINES_INTERVAL = timedelta(seconds=env_number("DEADLINES_INTERVAL_SECONDS", 300))
+# Whom it tells: by e-mail, and by a webhook that is signed like a partner's.
+ESCALATION_EMAILS = env_list("ESCALATION_EMAILS")
+OPERATOR_WEBHOOK_URL = env("OPERATOR_WEBHOOK_URL")
+OPERATOR_WEBHOOK_SECRET = env("OPERATOR_WEBHOOK_SECRET")
+if OPERATOR_WEBHOOK_URL:
+    try:
+        HmacSecret.from_text(OPERATOR_WEBHOOK_SECRET)
+    except KeyUnusable as error:
+        raise ImproperlyConfigured(f"OPERATOR_WEBHOOK_SECRET: {error} OPERATOR_WEBHOOK_URL needs it.") from error
+EMAIL_HOST = env("EMAIL_HOST", "localhost")
+EMAIL_PORT = env_number("EMAIL_PORT", 25)
+EMAIL_HOST_USER = env("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = env("EMAIL_HOST_PASSWORD")
+EMAIL_USE_TLS = env_flag("EMAIL_USE_TLS")
+EMAIL_TIMEOUT = 15  # seconds
+DEFAULT_FROM_EMAIL = env("EMAIL_FROM", "removal@localhost")
 
 # Who reads /metrics shows this; without it everybody may, but partners are not named there.
 METRICS_TOKEN = env("METRICS_TOKEN")

@@ -1,5 +1,8 @@
-"""The tables, one file a noun: subjects, ledger, requests, streams, evidence, extensions, heartbeats, in this order."""
+"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence, extensions,
+deadlines, heartbeats.
+"""
 
+from removal.models.deadlines import DeadlinePolicy, Escalation, Holiday, RequestExtension, StaffMessage
 from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry, SignedAnswer, SignedAnswerBody
 from removal.models.extensions import Extension
 from removal.models.heartbeats import Heartbeat
@@ -14,11 +17,14 @@ __all__ = [
     "Alarm",
     "Attempt",
     "Dataset",
+    "DeadlinePolicy",
     "Delivery",
     "DeliveryBody",
     "Disclosure",
+    "Escalation",
     "Extension",
     "Heartbeat",
+    "Holiday",
     "Incident",
     "LogEntry",
     "ManifestEntry",
@@ -29,9 +35,11 @@ __all__ = [
     "Preference",
     "Release",
     "RemovalRequest",
+    "RequestExtension",
     "RequestTarget",
     "SignedAnswer",
     "SignedAnswerBody",
+    "StaffMessage",
     "Stream",
     "Subject",
 ]

@@ -1,20 +1,54 @@
 """What was asked, by whom, about what."""
 
+from datetime import datetime
 from typing import ClassVar, Self
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
+from django.db.models import (
+    CheckConstraint,
+    DateTimeField,
+    DurationField,
+    ExpressionWrapper,
+    F,
+    Index,
+    Q,
+    UniqueConstraint,
+    Value,
+)
 from django.db.models.functions import Now
+from django.db.models.lookups import GreaterThanOrEqual
 
 from partners.models import Partner
+from removal.deadlines import SOON_AT_MOST, SOON_LEVEL
 from removal.models.subjects import Subject
+
+
+def is_due_soon(*, start: str, now: datetime) -> Q:
+    """Say of rows with a ``respond_by`` what removal.deadlines.state_of calls due_soon; the range is for the index."""
+    over = (Value(now, DateTimeField()) - F(start)) * Value(100 / SOON_LEVEL)
+    used = GreaterThanOrEqual(F(start) + ExpressionWrapper(over, DurationField()), F("respond_by"))
+    return Q(used, respond_by__gte=now, respond_by__lte=now + SOON_AT_MOST)
 
 
 class RequestQuerySet(models.QuerySet["RemovalRequest"]):
     def unplanned(self) -> Self:
         """Requests that the planner has still to match."""
         return self.filter(round__isnull=True, repeats__isnull=True, withdrawn_at__isnull=True)
+
+    def unanswered(self) -> Self:
+        """Requests that the person still waits for. A repeat is answered with the earlier one."""
+        return self.filter(state__in=["received", "planned"], repeats__isnull=True)
+
+    def overdue(self, *, now: datetime) -> Self:
+        return self.unanswered().filter(respond_by__lt=now)
+
+    def due_soon(self, *, now: datetime) -> Self:
+        """Unanswered requests in the last fifth of their time, at most a week before its end."""
+        return self.unanswered().filter(is_due_soon(start="received_at", now=now))
+
+    def on_track(self, *, now: datetime) -> Self:
+        return self.unanswered().filter(respond_by__gte=now).exclude(is_due_soon(start="received_at", now=now))
 
     def active(self) -> Self:
         """Requests that stand: a disclosure recorded later is matched with them too."""
@@ -59,6 +93,16 @@ class RemovalRequest(models.Model):
     received_at = models.DateTimeField(help_text="When the person asked; the platform's clock starts here.")
     recorded_at = models.DateTimeField(db_default=Now(), editable=False)
     respond_by = models.DateTimeField(help_text="The platform's duty to the person (GDPR Art. 12(3)).")
+    confirm_by = models.DateTimeField(null=True, blank=True, help_text="When the person must have a confirmation.")
+    extendable_to = models.DateTimeField(
+        null=True, blank=True, help_text="The date if it is extended, which it may be once; none: it may not."
+    )
+    tells_person = models.BooleanField(
+        db_default=True, help_text="It is extended only if the person was told before the first date."
+    )
+    deadline_policy = models.CharField(
+        max_length=60, blank=True, db_default="", help_text="What its dates were made from; empty: the default."
+    )
     source = models.CharField(max_length=63)
     idempotency_key = models.CharField(max_length=255)
     body_digest = models.BinaryField(max_length=32, help_text="SHA-256 of the wish, to tell a repeat from another.")
@@ -112,6 +156,11 @@ class RemovalRequest(models.Model):
                 fields=["id"],
                 name="request_unplanned",
                 condition=Q(round__isnull=True, repeats__isnull=True, withdrawn_at__isnull=True),
+            ),
+            Index(
+                fields=["respond_by"],
+                name="request_unanswered",
+                condition=Q(state__in=["received", "planned"], repeats__isnull=True),
             ),
         ]
 

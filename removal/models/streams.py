@@ -1,16 +1,20 @@
 """Who has been told what: a numbered stream per partner, the messages that carry it, each try at sending one."""
 
+from datetime import datetime, timedelta
 from typing import ClassVar, Self
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import CheckConstraint, F, Index, Q, UniqueConstraint
+from django.db.models import CheckConstraint, Exists, F, Index, OuterRef, Q, UniqueConstraint
 from django.db.models.functions import Greatest, Now
 
 from partners.models import Partner
 from removal.models.identifiers import new_id
 from removal.models.numbers import NumberRange, NumbersField, Within
-from removal.models.requests import RemovalRequest
+from removal.models.requests import RemovalRequest, is_due_soon
+
+# A partner that has just got an old message is given this long before it counts as silent.
+SILENT_AFTER_ARRIVAL = timedelta(days=1)
 
 
 class Stream(models.Model):
@@ -38,6 +42,9 @@ class Stream(models.Model):
         db_default=10000, help_text="Messages that could start at once at tokens_at, by the rate."
     )
     tokens_at = models.DateTimeField(db_default=Now())
+    # Kept for removal.reminders and removal.escalation.
+    looked_at = models.DateTimeField(null=True, blank=True, help_text="Late notices up to then were escalated.")
+    reminded_at = models.DateTimeField(null=True, blank=True, help_text="When a reminder was last made.")
 
     class Meta:
         constraints = [
@@ -83,6 +90,48 @@ class NoticeQuerySet(models.QuerySet["Notice"]):
         """Notices that the partner has still to answer for good."""
         return self.filter(withdrawn_at__isnull=True).exclude(handling__in=Notice.TERMINAL)
 
+    def overdue(self, *, now: datetime) -> Self:
+        return self.open().filter(respond_by__lt=now)
+
+    def due_soon(self, *, now: datetime) -> Self:
+        """Open notices in the last fifth of their time, at most a week before its end."""
+        return self.open().filter(is_due_soon(start="planned_at", now=now))
+
+    def on_track(self, *, now: datetime) -> Self:
+        return self.open().filter(respond_by__gte=now).exclude(is_due_soon(start="planned_at", now=now))
+
+    def unheard(self) -> Self:
+        """Open notices without a word of the partner, the stream's watermark included."""
+        heard = Q(epoch=F("stream__epoch"), sequence__lte=F("stream__received_through"))
+        return self.open().filter(handling=Notice.Handling.NONE).exclude(heard)
+
+    def silent(self, *, now: datetime) -> Self:
+        """Notices whose message arrived, and of which the partner has not even said in time that it has them.
+
+        One planned without a date for that is silent when it is overdue.
+        """
+        arrived = Delivery.objects.filter(
+            stream=OuterRef("stream"),
+            epoch=OuterRef("epoch"),
+            first_sequence__lte=OuterRef("sequence"),
+            last_sequence__gte=OuterRef("sequence"),
+            state=Delivery.State.DELIVERED,
+            delivered_at__lt=now - SILENT_AFTER_ARRIVAL,
+        )
+        late = Q(receive_by__lt=now) | Q(receive_by=None, respond_by__lt=now)
+        return self.unheard().filter(late).filter(Exists(arrived))
+
+    def unsent(self, *, now: datetime) -> Self:
+        """Notices that no message has brought to their partner in time."""
+        arrived = Delivery.objects.filter(
+            stream=OuterRef("stream"),
+            epoch=OuterRef("epoch"),
+            first_sequence__lte=OuterRef("sequence"),
+            last_sequence__gte=OuterRef("sequence"),
+            delivered_at__isnull=False,
+        )
+        return self.unheard().filter(send_by__lt=now).exclude(Exists(arrived))
+
 
 class Notice(models.Model):
     """What one partner must be told about one request, under one number of its stream (GDPR Art. 19).
@@ -114,6 +163,8 @@ class Notice(models.Model):
     round = models.BigIntegerField()
     planned_at = models.DateTimeField(db_default=Now())
     respond_by = models.DateTimeField(help_text="The partner's clock; it starts when the notice is planned.")
+    receive_by = models.DateTimeField(null=True, blank=True, help_text="When the partner should have said it has it.")
+    send_by = models.DateTimeField(null=True, blank=True, help_text="When we should have brought it there.")
     handling = models.CharField(max_length=20, choices=Handling, default=Handling.NONE)
     acknowledged_at = models.DateTimeField(null=True, blank=True)
     withdrawn_at = models.DateTimeField(
@@ -149,7 +200,8 @@ class Notice(models.Model):
 class Delivery(models.Model):
     """One message: a range of a stream under one ``webhook-id``, for as many tries as it takes.
 
-    The range carries the delivery state of its notices; they have no column of their own for it.
+    The range carries the delivery state of its notices; they have no column of their own for it. A reminder is a
+    message without a range: it refers to numbers and carries none.
     """
 
     class State(models.TextChoices):
@@ -158,6 +210,7 @@ class Delivery(models.Model):
         DELIVERED = "delivered", "delivered"  # ended: see delivered_by
         SPLIT = "split", "split"  # two children cover exactly its range
         QUARANTINED = "quarantined", "quarantined"  # the partner refuses this one notice: a person must look
+        DROPPED = "dropped", "dropped"  # a reminder that did not arrive, and that a newer one says better
 
     class DeliveredBy(models.TextChoices):
         RESPONSE = "response", "a 2xx response"
@@ -167,8 +220,8 @@ class Delivery(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     stream = models.ForeignKey(Stream, models.PROTECT, related_name="deliveries", db_index=False)
     epoch = models.PositiveIntegerField()
-    first_sequence = models.BigIntegerField()
-    last_sequence = models.BigIntegerField()
+    first_sequence = models.BigIntegerField(null=True, blank=True)
+    last_sequence = models.BigIntegerField(null=True, blank=True)
     state = models.CharField(max_length=12, choices=State, default=State.WAITING)
     fence = models.PositiveIntegerField(default=0, help_text="Grows with every claim; only its holder may record.")
     attempts = models.PositiveIntegerField(default=0)
@@ -182,7 +235,10 @@ class Delivery(models.Model):
     suspect = models.BooleanField(
         default=False, help_text="The partner refused its content; quarantined if others arrive meanwhile."
     )
-    resent = models.BooleanField(db_default=False, help_text="Asked for again by a person, although it had ended.")
+    resent = models.BooleanField(
+        db_default=False,
+        help_text="Comes after all that is new: asked for again by a person, although it had ended; or a reminder.",
+    )
     parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="children")
     body_digest = models.BinaryField(max_length=32, null=True, blank=True, help_text="SHA-256 of the bytes sent.")
 
@@ -200,8 +256,20 @@ class Delivery(models.Model):
                 name="a_delivered_delivery_says_when_and_how",
             ),
             CheckConstraint(
-                condition=Q(first_sequence__gte=1, last_sequence__gte=F("first_sequence")),
+                # Both, since a comparison with null is no refusal.
+                condition=Q(first_sequence__isnull=True, last_sequence__isnull=True)
+                | Q(
+                    first_sequence__isnull=False,
+                    last_sequence__isnull=False,
+                    first_sequence__gte=1,
+                    last_sequence__gte=F("first_sequence"),
+                ),
                 name="a_range_runs_forward_from_1",
+            ),
+            CheckConstraint(
+                condition=Q(first_sequence__isnull=True, parent=None)
+                | Q(first_sequence__isnull=False) & ~Q(state="dropped"),
+                name="only_a_reminder_has_no_range_and_is_dropped",
             ),
             CheckConstraint(condition=Q(attempts=0) | Q(body_digest__isnull=False), name="a_tried_delivery_has_a_body"),
         ]

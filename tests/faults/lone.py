@@ -55,7 +55,7 @@ def poison(sequence: int) -> None:
     send = sending.send
 
     def fatal(claim: Claim, **more: Any) -> Result:
-        if claim.first <= sequence <= claim.last:
+        if claim.first and claim.last and claim.first <= sequence <= claim.last:
             os.kill(os.getpid(), signal.SIGKILL)
         return send(claim, **more)
 

@@ -100,7 +100,9 @@ class Partner:
                 "partner": data["partner"],
                 "epoch": data["epoch"],
                 "head": data["head"],
-                "notices": [[n["sequence"], n["request"], n["kind"], n.get("subject")] for n in data["notices"]],
+                "notices": [
+                    [n["sequence"], n["request"], n["kind"], n.get("subject")] for n in data.get("notices", [])
+                ],
                 "answer": answer,
                 "status": STATUS.get(answer),
             }

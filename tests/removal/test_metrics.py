@@ -11,8 +11,8 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from partners.models import Endpoint, Partner
-from removal import delivery, metrics, planning, recovery
-from removal.models import Delivery, Heartbeat, Incident, LogEntry, Stream
+from removal import delivery, escalation, metrics, planning, recovery
+from removal.models import Delivery, Heartbeat, Incident, LogEntry, Notice, StaffMessage, Stream
 from removal.sweep import Sweeper
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 
@@ -114,6 +114,31 @@ def test_messages_are_counted_on_their_whole_way() -> None:
         "removal_unpacked_notices": 1, "removal_waiting_messages": 1, "removal_due_messages": 1,
         "removal_quarantined_messages": 1,
     }  # fmt: skip
+
+
+def test_what_is_late_is_counted_and_what_staff_were_not_told_of() -> None:
+    before = numbers()
+    partner = owe(notices=3)
+    Notice.objects.filter(sequence__lte=2).update(respond_by=ago(minutes=1))
+    assert changed(before) == {"removal_unpacked_notices": 3, "removal_overdue_notices": 2}
+    Notice.objects.filter(sequence=1).update(withdrawn_at=ago(seconds=1))
+    record(make_wish(f"{partner.slug}:late", received_at=ago(days=40)))
+    escalation.look()
+    StaffMessage.objects.create(channel="email", body="{}")
+    assert changed(before) == {
+        "removal_unpacked_notices": 3, "removal_overdue_notices": 1, "removal_overdue_requests": 1,
+        "removal_unplanned_requests": 1, "removal_untold_escalations": 2, "removal_unsent_staff_messages": 1,
+    }  # fmt: skip
+
+
+def test_overdue_notices_are_counted_along_the_index_of_open_ones() -> None:
+    owe(notices=3)
+    with connection.cursor() as cursor:
+        cursor.execute("set local enable_seqscan = off")
+        cursor.execute(f"explain {metrics.READ}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "using notice_open on removal_notice" in plan
+    assert "using request_unanswered on removal_removalrequest" in plan
 
 
 def test_a_message_asked_for_again_is_due_too() -> None:

@@ -179,14 +179,7 @@ def test_a_planner_that_dies_in_the_middle_leaves_nothing() -> None:
     record(make_wish("site:1"))
     with psycopg.connect(**connection.get_connection_params()) as dying:
         dying.execute("select pg_try_advisory_xact_lock(%s)", [planning.LOCK])
-        parameters = {
-            "limit": 10,
-            "large": planning.LARGE,
-            "action": "planned",
-            "respond_within": timedelta(days=30),
-            "offboarded_by": timezone.now(),
-        }
-        dying.execute(planning.PLAN_NEW, parameters)
+        dying.execute(planning.PLAN_NEW, planning.parameters(now=timezone.now(), action="planned", limit=10))
         with connection.cursor() as cursor:
             cursor.execute("select pg_terminate_backend(%s)", [dying.info.backend_pid])
         dying.close()
@@ -218,10 +211,7 @@ def test_a_round_reads_no_targets_of_standing_requests() -> None:
     )
     planning.plan(budget=BUDGET)
     record(make_wish("site:0"))
-    parameters: dict[str, Any] = {
-        "limit": 1000, "large": planning.LARGE, "action": "planned", "respond_within": BUDGET,
-        "offboarded_by": timezone.now(),
-    }  # fmt: skip
+    parameters = planning.parameters(now=timezone.now(), action="planned", limit=1000)
     with connection.cursor() as cursor:
         cursor.execute("explain (analyze, format json) " + planning.PLAN_NEW, parameters)
         [[explained]] = cursor.fetchall()

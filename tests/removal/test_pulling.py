@@ -56,7 +56,7 @@ def drain(partner: Partner) -> None:
     sending.drain(partner_id=partner.pk, budget=BUDGET)
 
 
-def messages() -> list[tuple[int, int, str, str]]:
+def messages() -> list[tuple[int | None, int | None, str, str]]:
     rows = Delivery.objects.exclude(state="split").order_by("first_sequence")
     return list(rows.values_list("first_sequence", "last_sequence", "state", "delivered_by"))
 
@@ -395,6 +395,7 @@ def wait_until_somebody_is_blocked() -> None:
     end = time.monotonic() + 10
     while time.monotonic() < end:
         with connection.cursor() as cursor:
+            cursor.execute("select pg_stat_clear_snapshot()")  # or a transaction sees what it saw first
             cursor.execute(BLOCKED)
             if cursor.fetchone()[0]:
                 return

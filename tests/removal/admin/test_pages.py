@@ -58,6 +58,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "Dataset",
         "Delivery",
         "Disclosure",
+        "Escalation",
         "Extension",
         "Incident",
         "LogEntry",
@@ -66,8 +67,10 @@ def test_everything_that_has_a_page_is_named() -> None:
         "Preference",
         "Release",
         "RemovalRequest",
+        "RequestExtension",
         "Secret",
         "SignedAnswer",
+        "StaffMessage",
         "Stream",
         "Verification",
     }

@@ -75,6 +75,7 @@ def test_no_list_offers_to_delete_accounts_included(rf: RequestFactory, superuse
     assert {name: actions for name, actions in offered.items() if actions} == {
         "Extension": {"grant", "refuse"},
         "Partner": {"pause", "resume"},
+        "RemovalRequest": {"extend"},
     }
 
 

@@ -26,6 +26,24 @@ def record(caller: Caller, key: str = "key-1", **said: Any) -> Any:
     return caller.post("/v1/requests", OPT_OUT | said, Idempotency_Key=key)
 
 
+def test_a_request_is_extended_once_and_its_status_shows_the_new_date(platform: Caller) -> None:
+    asked_at = timezone.now() - timedelta(days=1)
+    public_id = record(platform, jurisdiction="eu", received_at=asked_at.isoformat()).json()["id"]
+    address, told_at = f"/v1/requests/{public_id}/extension", timezone.now().replace(microsecond=0)
+    said = {"reason": "Many sites.", "person_told_at": told_at.isoformat()}
+    before = platform.get(f"/v1/requests/{public_id}").json()["respond_by"]
+    assert problem_of(platform.post(address, {"reason": "Many sites."}))[:2] == (422, "invalid_field")
+    response = platform.post(address, said)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.keys() == {"first_respond_by", "respond_by", "reason", "person_told_at", "extended_at"}
+    assert (answer["first_respond_by"], answer["reason"]) == (before, "Many sites.")
+    assert platform.get(f"/v1/requests/{public_id}").json()["respond_by"] == answer["respond_by"] > before
+    assert platform.post(address, said).json() == answer
+    assert problem_of(platform.post(address, said | {"reason": "More."}))[:2] == (409, "cannot_extend")
+    assert problem_of(platform.post(f"/v1/requests/{MISSING}/extension", said))[:2] == (404, "unknown_request")
+
+
 def fill(platform: Caller, name: str = "2024-02", *lines: Any) -> None:
     """Make a release that is still building."""
     assert platform.post("/v1/releases", {"name": name, "dataset": "posts"}).status_code == 201
@@ -63,7 +81,7 @@ def test_a_request_is_recorded_with_everything_that_was_said(platform: Caller) -
         "blogs",
     )
     assert request.received_at == datetime(2026, 1, 30, 23, 20, tzinfo=UTC)
-    assert request.respond_by == datetime(2026, 2, 28, 23, 20, tzinfo=UTC)
+    assert request.respond_by == datetime(2026, 2, 28, 22, 59, 59, tzinfo=UTC)  # when the day ends in Brussels
     target = RequestTarget.objects.select_related("subject").get()
     assert (target.subject.key, target.items) == ("site:123", ["post:9", "post:12"])
     assert LogEntry.objects.get().actor == f"api:{ApiKey.objects.get().prefix}"

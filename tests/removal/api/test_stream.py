@@ -258,6 +258,7 @@ def test_an_empty_stream_has_a_statement(partner: Caller) -> None:
             "withdrawn": 0,
         },
         "open": {"count": 0, "notices": [], "next": None},
+        "reminder": {"due": [], "due_total": 0},
     }
 
 
