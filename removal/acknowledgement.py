@@ -251,7 +251,7 @@ update removal_removalrequest r
    set state = 'closed', closed_at = clock_timestamp(),
        outcome = case when a.complete then 'fulfilled' else 'partially_fulfilled' end
   from (select n.request_id, bool_and(n.handling in ('completed', 'partially_completed', 'rejected')
-                                      or n.withdrawn_at is not null) ended,
+                                      or n.withdrawn_at is not null or n.closed_at is not null) ended,
                bool_and(n.handling = 'completed') complete
           from removal_notice n where n.request_id = any(%(ids)s) group by 1) a
  where r.id = a.request_id and r.state in ('planned', 'closed') and r.withdrawn_at is null and not r.is_matching
@@ -269,19 +269,24 @@ def close_requests(cursor: CursorWrapper, *, request_ids: Sequence[int]) -> None
 
 SETTLE = """
 update removal_delivery d
-   set state = 'delivered', delivered_at = clock_timestamp(), delivered_by = 'acknowledged'
+   set state = 'delivered', delivered_at = clock_timestamp(),
+       delivered_by = case when exists (
+           select from removal_notice n
+            where n.stream_id = d.stream_id and n.epoch = d.epoch
+              and n.sequence between d.first_sequence and d.last_sequence
+              and n.handling = 'none' and n.sequence > s.received_through) then 'closed' else 'acknowledged' end
   from removal_stream s
  where s.partner_id = %s and d.stream_id = s.partner_id and d.epoch = s.epoch and d.state in ('waiting', 'quarantined')
    and not d.resent
    and not exists (select from removal_notice n
                     where n.stream_id = d.stream_id and n.epoch = d.epoch
                       and n.sequence between d.first_sequence and d.last_sequence
-                      and n.handling = 'none' and n.sequence > s.received_through)
+                      and n.handling = 'none' and n.sequence > s.received_through and n.closed_at is null)
 """
 
 
 def settle_deliveries(cursor: CursorWrapper, *, stream_id: int) -> None:
-    """End the sending of messages whose every number the partner has answered. Needs the stream's row locked."""
+    """End the sending of messages whose every number is answered, or closed by hand. Needs the stream's row locked."""
     cursor.execute(SETTLE, [stream_id])
 
 

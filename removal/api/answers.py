@@ -164,6 +164,10 @@ class PartnerStatus(Answered):
     acknowledged_at: datetime | None
     respond_by: datetime
     items_total: int = Field(validation_alias="item_count")
+    closed_at: datetime | None = Field(
+        None, description="When a person ended it by hand; the partner's own word stays what it was."
+    )
+    closed_reason: str = Field("", description="Why, in a word; empty while nobody did.")
 
 
 class RequestStatus(RequestSummary):

@@ -1,5 +1,7 @@
-"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence, heartbeats."""
+"""The tables, one file a noun. In this order: subjects, ledger, requests, streams, evidence, closings, the rest."""
 
+from removal.models.closings import Closing, Waiver
+from removal.models.confirmations import Confirmation
 from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry
 from removal.models.heartbeats import Heartbeat
 from removal.models.ledger import Alarm, Dataset, Disclosure, ManifestEntry, ManifestPart, PlannedDisclosure, Release
@@ -12,6 +14,8 @@ __all__ = [
     "AcknowledgementText",
     "Alarm",
     "Attempt",
+    "Closing",
+    "Confirmation",
     "Dataset",
     "Delivery",
     "DeliveryBody",
@@ -30,4 +34,5 @@ __all__ = [
     "RequestTarget",
     "Stream",
     "Subject",
+    "Waiver",
 ]
