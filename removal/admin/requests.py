@@ -12,7 +12,10 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from partners.admin import ReadOnlyAdmin, badge, link, shorten
+from partners.admin import badge, link, shorten
+from removal import intake
+from removal.admin.actions import Act, ActingAdmin, Action, one_by_one
+from removal.admin.exports import EXPORT_REQUESTS
 from removal.admin.questions import answers_about
 from removal.admin.streams import standing
 from removal.admin.words import as_hex, handling_badge, state_badge
@@ -20,6 +23,24 @@ from removal.models import Notice, RemovalRequest, RequestTarget
 from removal.reports import PartnerLine, partner_lines
 
 MOST_TARGETS = 100
+
+
+def _withdraw(act: Act) -> str:
+    def step(row: RemovalRequest) -> None:
+        intake.withdraw_request(source=row.source, actor=act.actor, public_id=row.public_id)
+
+    return one_by_one(act, step, done="withdrawn", errors=(intake.CannotWithdraw,))
+
+
+WITHDRAW = Action(
+    name="withdraw",
+    label="Withdraw: the wish was taken back",
+    permission="removal.withdraw",
+    run=_withdraw,
+    is_dangerous=True,
+    applies=lambda row: row.withdrawn_at is None,
+    explanation="Notices that were not sent are told as withdrawn; what partners were asked already stands.",
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +51,13 @@ class Row:
     number: str
     delivery: SafeString
     handling: SafeString
+    closed: str
     standing: str
 
 
 @admin.register(RemovalRequest)
-class RequestAdmin(ReadOnlyAdmin):
+class RequestAdmin(ActingAdmin):
+    acts = (EXPORT_REQUESTS, WITHDRAW)
     when_empty = "No request yet. Platforms send them to /v1/requests."
     list_display = ("public_id", "kind", "standing", "received_at", "respond_by", "reason", "source")
     list_filter = ("state", "kind", "outcome")
@@ -98,6 +121,7 @@ def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
             delivery=line.delivery,
             respond_by=line.respond_by,
             withdrawn_at=notice.withdrawn_at if notice else None,
+            closed_at=line.closed_at,
             now=now,
         )
         rows.append(
@@ -106,6 +130,7 @@ def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
                 number=link(notice, str(line.sequence)) if notice else str(line.sequence),
                 delivery=state_badge(line.delivery),
                 handling=handling_badge(line.handling),
+                closed=badge("closed by hand", "calm") if line.closed_at else "",
                 standing=state_badge(late) if late else "",
             )
         )

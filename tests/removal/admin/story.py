@@ -7,12 +7,13 @@ from itertools import count
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth.models import User
 from django.db.models import Model
 from django.utils import timezone
 
 from partners.admin import ReadOnlyAdmin
 from partners.models import Partner
-from removal import acknowledgement, planning, sending
+from removal import acknowledgement, closing, planning, sending
 from removal.models import Alarm, Delivery, Disclosure, RemovalRequest
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
@@ -63,6 +64,14 @@ def tell(*, subject: str = "", response: bytes = b"", text: str = "{}", **said: 
     said = {"attestations": [{"claim": "removed_from_corpus"}]} | said
     say(partner, 1, "completed", text=text, outcomes={"removed": 2}, **said)
     return partner
+
+
+def give_up(partner: Partner, *, text: str = "It is gone.") -> None:
+    """Let one person ask to waive another notice of the partner, and a second one approve it."""
+    asker, approver = (User.objects.get_or_create(username=name)[0] for name in ("asker", "approver"))
+    notice = owe(partner).notices.get()
+    waiver = closing.ask_waiver(user_id=asker.pk, notice_id=notice.pk, text=text)
+    closing.approve_waiver(user_id=approver.pk, waiver_id=waiver.pk)
 
 
 def come_back(disclosure: Disclosure) -> None:
