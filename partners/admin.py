@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -26,8 +26,18 @@ from partners.models import ApiKey, Secret, Verification
 MOST_LISTED = 10_000
 # A text is shown up to here; a statement may be as long as 64 MiB.
 MOST_CHARACTERS = 1_000_000
-# Characters that make what follows read in another order (Unicode UAX #9 §2.1, §2.2 and §2.4) stand there by name.
-REORDERING = {code: f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+# Characters that make what follows read in another order (Unicode UAX #9 §2), and control characters other than tab
+# and line end: they stand there by name.
+UNSEEN = (
+    *(code for code in range(0x20) if code not in {0x09, 0x0A, 0x0D}),
+    *range(0x7F, 0xA0),
+    0x061C,
+    0x200E,
+    0x200F,
+    *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A),
+)
+REORDERING = {code: f"[U+{code:04X}]" for code in UNSEEN}
 
 
 def badge(word: str, tone: str) -> SafeString:
@@ -105,16 +115,7 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
         action = request.POST.get("action")
         if action and action not in self.get_actions(request):
             raise PermissionDenied  # Django would answer as if none had been chosen
-        return name_reordering(super().changelist_view(request, extra_context))
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        return name_reordering(super().changeform_view(request, object_id, form_url, extra_context))
+        return super().changelist_view(request, extra_context)
 
     def page_context(self, row: Any) -> dict[str, Any]:
         """Give a row's page what its template shows beside the fields."""
@@ -132,8 +133,11 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
         return super().render_change_form(request, context | self.page_context(obj), add, change, form_url, obj)
 
 
-def name_reordering(response: HttpResponse) -> HttpResponse:
-    """Keep a partner's text from turning the page's own words around, wherever on the page it stands."""
+def name_reordering(response: HttpResponseBase) -> HttpResponseBase:
+    """Keep a partner's text from turning the page's own words around, wherever on the page it stands.
+
+    The site does this with each of its pages; files that are downloaded stay as they are.
+    """
     if isinstance(response, SimpleTemplateResponse):
         response.add_post_render_callback(_translate)
     return response

@@ -290,7 +290,7 @@ update removal_removalrequest r
    set state = 'closed', closed_at = clock_timestamp(),
        outcome = case when a.complete then 'fulfilled' else 'partially_fulfilled' end
   from (select n.request_id, bool_and(n.handling in ('completed', 'partially_completed', 'rejected')
-                                      or n.withdrawn_at is not null) ended,
+                                      or n.withdrawn_at is not null or n.closed_at is not null) ended,
                bool_and(n.handling = 'completed') complete
           from removal_notice n where n.request_id = any(%(ids)s) group by 1) a
  where r.id = a.request_id and r.state in ('planned', 'closed') and r.withdrawn_at is null and not r.is_matching

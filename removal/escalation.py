@@ -74,6 +74,7 @@ with came as (
           select max(level) as level from unnest(%(levels)s::int[]) level
            where n.planned_at + (n.respond_by - n.planned_at) * level / 100 <= %(now)s) l
      where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.withdrawn_at is null
+       and n.closed_at is null
        and n.handling not in ('completed', 'partially_completed', 'rejected') and l.level is not null)
 insert into removal_escalation (stream_id, until, level, notices, sequences, raised_at)
 select %(stream)s, %(now)s, level, count(*), (array_agg(sequence order by sequence))[1:%(listed)s], clock_timestamp()

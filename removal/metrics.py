@@ -67,6 +67,7 @@ overdue as materialized (
      cross join lateral (
           select from removal_notice n
            where n.stream_id = s.partner_id and n.respond_by < clock_timestamp() and n.withdrawn_at is null
+             and n.closed_at is null
              and n.handling not in ('completed', 'partially_completed', 'rejected') limit {counted}) n),
 unplanned_disclosure as materialized (
     select d.recorded_at from removal_disclosure d

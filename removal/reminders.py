@@ -35,6 +35,7 @@ with due as materialized (
       join removal_notice n on n.stream_id = s.partner_id and n.epoch = s.epoch
      where s.partner_id = %(stream)s and (n.sequence <= s.packed_through or s.served @> n.sequence)
        and n.withdrawn_at is null
+       and n.closed_at is null
        and n.handling not in ('completed', 'partially_completed', 'rejected')
        and clock_timestamp() >= n.planned_at + (n.respond_by - n.planned_at) * %(first_level)s / 100)
 """

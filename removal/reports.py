@@ -27,10 +27,11 @@ select p.slug, n.sequence, n.kind,
        coalesce(d.attempts, 0), d.delivered_at,
        case when n.handling = 'none' and n.sequence <= s.received_through and n.epoch = s.epoch then 'received'
             else n.handling end,
-       n.acknowledged_at, n.respond_by, n.item_count, n.id
+       n.acknowledged_at, n.respond_by, n.item_count, n.id, n.closed_at, coalesce(c.reason, '')
   from removal_notice n
   join removal_stream s on s.partner_id = n.stream_id
   join partners_partner p on p.id = n.stream_id
+  left join removal_closing c on c.notice_id = n.id
   left join lateral (
       select * from removal_delivery d
        where d.stream_id = n.stream_id and d.epoch = n.epoch and d.first_sequence <= n.sequence and d.state <> 'split'
@@ -42,7 +43,10 @@ select p.slug, n.sequence, n.kind,
 
 @dataclass(frozen=True)
 class PartnerLine:
-    """Where one partner stands with one request. ``delivery`` is our state, ``handling`` is the partner's word."""
+    """Where one partner stands with one request. ``delivery`` is our state, ``handling`` is the partner's word.
+
+    ``closed_at`` and ``closed_reason`` are a person's, who ended it by hand; the partner may still answer.
+    """
 
     partner: str
     sequence: int
@@ -55,6 +59,8 @@ class PartnerLine:
     respond_by: datetime
     item_count: int
     notice_id: int
+    closed_at: datetime | None = None
+    closed_reason: str = ""
 
 
 def partner_lines(request: RemovalRequest) -> list[PartnerLine]:

@@ -1,6 +1,6 @@
-"""End the sending of what its partner has: every number of it was answered, or pulled (design §7).
+"""End the sending of what its partner has, or need not have: every number was answered, pulled or closed by hand.
 
-Both functions need an open transaction with the stream's row locked.
+Both functions need an open transaction with the stream's row locked (design §7).
 """
 
 from django.db.backends.utils import CursorWrapper
@@ -11,11 +11,13 @@ STEP = 10_000
 SETTLE = """
 update removal_delivery d
    set state = 'delivered', delivered_at = clock_timestamp(),
-       delivered_by = case when exists (select from removal_notice n
-                                         where n.stream_id = d.stream_id and n.epoch = d.epoch
-                                           and n.sequence between d.first_sequence and d.last_sequence
-                                           and n.handling = 'none' and n.sequence > s.received_through)
-                           then 'pulled' else 'acknowledged' end
+       delivered_by = (
+           select case when bool_or(not s.pulled @> n.sequence) then 'closed'
+                       when count(*) > 0 then 'pulled' else 'acknowledged' end
+             from removal_notice n
+            where n.stream_id = d.stream_id and n.epoch = d.epoch
+              and n.sequence between d.first_sequence and d.last_sequence
+              and n.handling = 'none' and n.sequence > s.received_through)
   from removal_stream s
  where s.partner_id = %(stream)s and d.epoch = s.epoch
    and d.id in (select id from removal_delivery where stream_id = %(stream)s and state = 'waiting' and not resent
@@ -26,7 +28,7 @@ update removal_delivery d
                     where n.stream_id = d.stream_id and n.epoch = d.epoch
                       and n.sequence between d.first_sequence and d.last_sequence
                       and n.handling = 'none' and n.sequence > s.received_through
-                      and not s.pulled @> n.sequence)
+                      and not s.pulled @> n.sequence and n.closed_at is null)
 """
 
 # Numbers that are in no message yet, up to the first that is still to be sent. They go into messages that have ended,
@@ -64,7 +66,7 @@ returning s.packed_through, x.before
 
 
 def settle_deliveries(cursor: CursorWrapper, *, stream_id: int) -> None:
-    """End the messages whose every number the partner has answered, or pulled."""
+    """End the messages whose every number the partner has answered or pulled, or a person closed."""
     cursor.execute(SETTLE, {"stream": stream_id})
 
 

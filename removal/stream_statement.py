@@ -23,7 +23,7 @@ OPEN_LISTED = 100  # open notices in one statement
 BLOCK = 10_000  # lines under one hash; part of the contract
 
 OPEN_WORDS = ("none", "received", "in_progress")
-WORDS = (*OPEN_WORDS, "completed", "partially_completed", "rejected", "withdrawn")
+WORDS = (*OPEN_WORDS, "completed", "partially_completed", "rejected", "withdrawn", "closed")
 
 # One statement, so that all of it speaks of the same moment; and one look at each notice. The digest is the hash of the
 # hashes of blocks of lines: neither side needs all lines in memory.
@@ -36,6 +36,7 @@ line as (
     select n.sequence, n.sequence || ' ' || n.kind || ' '
                        || case when n.withdrawn_at is null then n.item_count else 0 end || E'\n' text,
            case when n.withdrawn_at is not null then 'withdrawn'
+                when n.closed_at is not null and n.handling in ('none', 'received', 'in_progress') then 'closed'
                 when n.handling = 'none' and n.sequence <= s.received_through then 'received'
                 else n.handling end word
       from stream s
@@ -51,7 +52,7 @@ whole as (
 listed as (
     select n.sequence, n.respond_by
       from stream s join removal_notice n on n.stream_id = s.partner_id and n.epoch = s.epoch
-     where n.sequence > %(open_after)s and n.withdrawn_at is null
+     where n.sequence > %(open_after)s and n.withdrawn_at is null and n.closed_at is null
        and n.handling in ('none', 'received', 'in_progress')
      order by n.sequence limit {OPEN_LISTED} + 1),
 sent as (

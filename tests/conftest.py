@@ -21,7 +21,7 @@ def _empty_every_table(self: TransactionTestCase) -> None:
         tables = [
             table
             for table in connection.introspection.table_names(cursor)
-            if table.startswith(("removal_", "partners_", "auth_user", "django_session", "django_admin_log"))
+            if table.startswith(("removal_", "partners_", "auth_user", "django_session", "django_admin_log", "axes_"))
             and not table.startswith(PARTITIONS)
         ]
         cursor.execute(

@@ -31,5 +31,6 @@ if "DATABASE_URL" not in os.environ:
 os.environ.setdefault("SECRET_KEY", "only for tests")
 os.environ.setdefault("ENCRYPTION_KEYS", Fernet.generate_key().decode())
 os.environ.setdefault("PUBLIC_URL", "http://testserver")
+os.environ.setdefault("REQUIRE_TOTP", "0")  # tests of the second factor switch it on
 # Each pytest process has a queue of its own, so that no worker of one test hears the hints of another.
 os.environ["BROKER_QUEUE"] = f"removal-test-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"

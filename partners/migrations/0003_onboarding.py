@@ -42,7 +42,6 @@ class Migration(migrations.Migration):
                 ('waived_because', models.TextField(blank=True, help_text='Why a named person let it through without the checks.')),
             ],
             options={
-                'permissions': [('waive_verification', 'Can let a partner through without the checks')],
             },
         ),
         migrations.RemoveConstraint(

@@ -1,14 +1,28 @@
 """The compliance desk: it shows everything and edits nothing. What staff do here are calls of step functions.
 
-Targets and manifest entries have composite keys, which the admin cannot register: the pages of their request and
-release show them.
+``removal.config.site`` is the front door, ``actions`` the way of everything that staff do. Targets and manifest entries
+have composite keys, which the admin cannot register: the pages of their request and release show them.
 """
 
 from django.contrib import admin
 
-from removal.admin import deadlines, deliveries, evidence, extensions, ledger, partners, questions, requests, streams
+from removal.admin import (
+    accounts,
+    closings,
+    deadlines,
+    deliveries,
+    evidence,
+    extensions,
+    ledger,
+    partners,
+    questions,
+    requests,
+    streams,
+)
 
 __all__ = [
+    "accounts",
+    "closings",
     "deadlines",
     "deliveries",
     "evidence",
@@ -20,7 +34,4 @@ __all__ = [
     "streams",
 ]
 
-admin.site.site_title = admin.site.site_header = "Removal"
-admin.site.index_title = "Compliance desk"
-admin.site.site_url = None  # there is no site behind the desk
 admin.site.disable_action("delete_selected")  # nowhere: not for accounts either, whose numbers stand in the log

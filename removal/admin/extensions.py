@@ -1,33 +1,60 @@
 """More time: what partners ask for, and what staff decide."""
 
 from collections.abc import Callable
+from functools import partial
 
 from django import forms
-from django.contrib import admin, messages
-from django.contrib.admin.helpers import ActionForm
-from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.contrib import admin
 from django.utils.safestring import SafeString
 
-from partners.admin import ReadOnlyAdmin, link, shorten, verbatim
+from partners.admin import link, shorten, verbatim
 from removal import extensions
-from removal.admin.words import state_badge
+from removal.admin.actions import Act, ActingAdmin, Action, one_by_one
+from removal.admin.words import moment, state_badge
 from removal.models import Extension
 
 
-class DecisionForm(ActionForm):
-    """The list's own choice of an action, and why."""
+class DecisionForm(forms.Form):
+    decision = forms.CharField(label="Why", max_length=2000, widget=forms.Textarea(attrs={"rows": 4}))
 
-    decision = forms.CharField(
-        required=False, max_length=2000, label="Why:", widget=forms.TextInput(attrs={"size": 40, "autocomplete": "off"})
-    )
+
+def _decide(act: Act, decide: Callable[..., None], done: str) -> str:
+    def step(wish: Extension) -> None:
+        decide(extension_id=wish.pk, actor=act.actor, decision=act.said["decision"])
+
+    return one_by_one(act, step, done=done, errors=(extensions.NotAsked, extensions.NothingToExtend))
+
+
+def _is_open(wish: Extension) -> bool:
+    return wish.state == Extension.State.ASKED
+
+
+GRANT = Action(
+    name="grant",
+    label="Grant: give the notices the dates asked for",
+    permission="removal.extend",
+    run=partial(_decide, decide=extensions.grant, done="granted"),
+    preview=lambda wishes: [f"{wish}, until {moment(wish.extend_until)}" for wish in wishes],
+    form=DecisionForm,
+    applies=_is_open,
+    explanation="A notice is extended once.",
+)
+REFUSE = Action(
+    name="refuse",
+    label="Refuse: the notices keep their dates",
+    permission="removal.extend",
+    run=partial(_decide, decide=extensions.refuse, done="refused"),
+    form=DecisionForm,
+    applies=_is_open,
+)
 
 
 @admin.register(Extension)
-class ExtensionAdmin(ReadOnlyAdmin):
+class ExtensionAdmin(ActingAdmin):
+    acts = (GRANT, REFUSE)
     explanation = (
         "Partners ask for a later date here. The date of a notice stands until a wish is granted; it is granted once. "
-        "To decide, select wishes, choose an action, and say why."
+        "To decide, choose wishes and an action."
     )
     when_empty = "No wish for more time yet. Partners send them to /v1/acknowledgements."
     list_display = ("asked_at", "partner", "notice", "extend_until", "standing", "why_asked", "decided_by")
@@ -38,40 +65,6 @@ class ExtensionAdmin(ReadOnlyAdmin):
         ("Asked by the partner", {"fields": ("asked_at", "words", "key_prefix", "signed_answer")}),
         ("Decided by staff", {"fields": ("decided_at", "decided_by", "why_decided")}),
     )
-    actions = ("grant", "refuse")
-    action_form = DecisionForm
-
-    def has_decide_permission(self, request: HttpRequest) -> bool:
-        """The actions ask for the right to change extensions, though no field can be edited here."""
-        return request.user.has_perm("removal.change_extension")
-
-    @admin.action(description="Grant: give the notices the dates asked for", permissions=["decide"])
-    def grant(self, request: HttpRequest, wishes: QuerySet[Extension]) -> None:
-        self._decide(request, wishes, extensions.grant, "granted")
-
-    @admin.action(description="Refuse: the notices keep their dates", permissions=["decide"])
-    def refuse(self, request: HttpRequest, wishes: QuerySet[Extension]) -> None:
-        self._decide(request, wishes, extensions.refuse, "refused")
-
-    def _decide(
-        self, request: HttpRequest, wishes: QuerySet[Extension], decide: Callable[..., None], word: str
-    ) -> None:
-        decided, faults = 0, []
-        for wish in wishes.order_by("pk"):
-            try:
-                decide(
-                    extension_id=wish.pk,
-                    actor=f"staff:{request.user.pk}",
-                    decision=request.POST.get("decision", "").replace("\0", "")[:2000],
-                )
-                decided += 1
-            except extensions.DecisionNeeded as error:
-                self.message_user(request, str(error), messages.ERROR)
-                return
-            except (extensions.NotAsked, extensions.NothingToExtend) as error:
-                faults.append(f"{wish}: {error}")
-        level = messages.SUCCESS if decided else messages.WARNING
-        self.message_user(request, " ".join([f"{decided} {word}; {len(faults)} could not be.", *faults[:5]]), level)
 
     @admin.display
     def partner(self, extension: Extension) -> SafeString:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_safe
 
-from partners.admin import badge, link, name_reordering, shorten
+from partners.admin import badge, link, shorten
 from partners.models import Partner
 from removal import holdings
 from removal.admin.words import state_badge
@@ -115,7 +115,7 @@ def who_holds(request: HttpRequest) -> HttpResponse:
     context = {**admin.site.each_context(request), "title": "Who holds what", "form": form}
     if form.is_valid():
         context |= _holders(form.cleaned_data["subject"], form.cleaned_data["as_of"])
-    return name_reordering(TemplateResponse(request, "admin/removal/who_holds.html", context))
+    return TemplateResponse(request, "admin/removal/who_holds.html", context)
 
 
 def _holders(subject: str, as_of: datetime | None) -> dict[str, Any]:

@@ -7,23 +7,43 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
-from django.contrib import admin, messages
-from django.contrib.admin.helpers import ActionForm
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from partners.admin import ReadOnlyAdmin, badge, link, shorten
+from partners.admin import badge, link, shorten
+from removal import intake
+from removal.admin.actions import Act, ActingAdmin, Action, one_by_one
+from removal.admin.exports import EXPORT_REQUESTS
 from removal.admin.questions import answers_about
 from removal.admin.streams import standing
-from removal.admin.words import as_hex, handling_badge, state_badge
+from removal.admin.words import as_hex, handling_badge, moment, state_badge
 from removal.intake import InvalidWish
 from removal.models import Notice, RemovalRequest, RequestTarget
 from removal.prolonging import CannotExtend, extend_request
 from removal.reports import PartnerLine, partner_lines
 
 MOST_TARGETS = 100
+
+
+def _withdraw(act: Act) -> str:
+    def step(row: RemovalRequest) -> None:
+        intake.withdraw_request(source=row.source, actor=act.actor, public_id=row.public_id)
+
+    return one_by_one(act, step, done="withdrawn", errors=(intake.CannotWithdraw,))
+
+
+WITHDRAW = Action(
+    name="withdraw",
+    label="Withdraw: the wish was taken back",
+    permission="removal.withdraw",
+    run=_withdraw,
+    is_dangerous=True,
+    applies=lambda row: row.withdrawn_at is None,
+    explanation="Notices that were not sent are told as withdrawn; what partners were asked already stands.",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,7 @@ class Row:
     number: str
     delivery: SafeString
     handling: SafeString
+    closed: str
     standing: str
 
 
@@ -53,17 +74,39 @@ class LateFilter(admin.SimpleListFilter):
         return requests
 
 
-class ExtensionForm(ActionForm):
-    """What an extension says, beside the choice of the action."""
+class ExtensionForm(forms.Form):
+    reason = forms.CharField(label="Why more time is needed", max_length=1000)
+    person_told_at = forms.DateTimeField(
+        label="When the person was told", required=False, help_text="UTC, such as 2026-11-24 09:30."
+    )
 
-    reason = forms.CharField(required=False, max_length=1000, label="Reason for more time")
-    person_told_at = forms.DateTimeField(required=False, label="Person told at (UTC)")
+
+def _extend(act: Act) -> str:
+    def step(row: RemovalRequest) -> None:
+        extend_request(actor=act.actor, public_id=row.public_id, **act.said)
+
+    return one_by_one(act, step, done="extended", errors=(CannotExtend, InvalidWish))
+
+
+EXTEND = Action(
+    name="extend",
+    label="Extend: take more time, once",
+    permission="removal.extend",
+    run=_extend,
+    preview=lambda rows: [
+        f"{row.public_id}: due {moment(row.respond_by)}, extended {moment(row.extendable_to)}"
+        if row.extendable_to
+        else f"{row.public_id}: due {moment(row.respond_by)}; its policy gives no more time"
+        for row in rows
+    ],
+    form=ExtensionForm,
+    explanation="The person must have been told, and why, before the first date (GDPR Art. 12(3)).",
+)
 
 
 @admin.register(RemovalRequest)
-class RequestAdmin(ReadOnlyAdmin):
-    actions = ("extend",)
-    action_form = ExtensionForm
+class RequestAdmin(ActingAdmin):
+    acts = (EXPORT_REQUESTS, EXTEND, WITHDRAW)
     when_empty = "No request yet. Platforms send them to /v1/requests."
     list_display = ("public_id", "kind", "standing", "received_at", "respond_by", "reason", "source")
     list_filter = (LateFilter, "state", "kind", "outcome")
@@ -98,31 +141,6 @@ class RequestAdmin(ReadOnlyAdmin):
         about = RequestTarget.objects.filter(subject__key=search_term).values("request_id")
         return queryset.filter(pk__in=named.union(about)), False
 
-    def has_extend_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("removal.change_removalrequest")
-
-    @admin.action(description="Extend: take more time, once, with the reason below", permissions=["extend"])
-    def extend(self, request: HttpRequest, requests: QuerySet[Any]) -> None:
-        said = ExtensionForm(request.POST)
-        said.fields["action"].choices = [("extend", "")]  # type: ignore[attr-defined]  # as the list itself does
-        if not said.is_valid():
-            self.message_user(request, "Write the time as 2026-11-24 09:30.", messages.ERROR)
-            return
-        extended = 0
-        for one in requests.order_by("pk"):
-            try:
-                extend_request(
-                    actor=f"staff:{request.user.pk}",
-                    public_id=one.public_id,
-                    reason=said.cleaned_data["reason"],
-                    person_told_at=said.cleaned_data["person_told_at"],
-                )
-                extended += 1
-            except (CannotExtend, InvalidWish) as error:
-                self.message_user(request, f"{one.public_id} keeps its date. {error}", messages.ERROR)
-        if extended:
-            self.message_user(request, f"{extended} extended.", messages.SUCCESS)
-
     def page_context(self, row: Any) -> dict[str, Any]:
         # The template calls it for those who may see handovers.
         answers = partial(answers_about, row)
@@ -153,6 +171,7 @@ def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
             delivery=line.delivery,
             respond_by=line.respond_by,
             withdrawn_at=notice.withdrawn_at if notice else None,
+            closed_at=line.closed_at,
             now=now,
         )
         rows.append(
@@ -161,6 +180,7 @@ def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
                 number=link(notice, str(line.sequence)) if notice else str(line.sequence),
                 delivery=state_badge(line.delivery),
                 handling=handling_badge(line.handling),
+                closed=badge("closed by hand", "calm") if line.closed_at else "",
                 standing=state_badge(late) if late else "",
             )
         )

@@ -11,9 +11,11 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from partners.admin import ReadOnlyAdmin, badge, link
+from partners.admin import ReadOnlyAdmin, badge, link, verbatim
+from removal.admin.actions import ActingAdmin
+from removal.admin.closings import ASK_WAIVER, CLOSE
 from removal.admin.words import delivery_word, handling_badge, moment, spans, state_badge
-from removal.models import Acknowledgement, Delivery, Disclosure, Incident, Notice, Stream
+from removal.models import Acknowledgement, Closing, Delivery, Disclosure, Incident, Notice, Stream
 
 Handling = Notice.Handling
 
@@ -25,10 +27,16 @@ HEARD_BY_WATERMARK = Q(handling=Handling.NONE, epoch=F("stream__epoch"), sequenc
 
 
 def standing(
-    *, handling: str, delivery: str, respond_by: datetime, withdrawn_at: datetime | None, now: datetime
+    *,
+    handling: str,
+    delivery: str,
+    respond_by: datetime,
+    withdrawn_at: datetime | None,
+    closed_at: datetime | None,
+    now: datetime,
 ) -> str:
     """Say whether a notice is ``silent`` (delivered, and no word by its date) or ``overdue``; else an empty word."""
-    if withdrawn_at or handling in Notice.TERMINAL or now <= respond_by:
+    if withdrawn_at or closed_at or handling in Notice.TERMINAL or now <= respond_by:
         return ""
     return "silent" if delivery == Delivery.State.DELIVERED and handling == Handling.NONE else "overdue"
 
@@ -128,10 +136,12 @@ class StreamAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Notice)
-class NoticeAdmin(ReadOnlyAdmin):
+class NoticeAdmin(ActingAdmin):
+    acts = (CLOSE, ASK_WAIVER)
     explanation = (
         "Overdue: its date is past and the answer is still owed. Silent: delivered, and no word at all by its date. "
-        "Held: the partner is paused or not live yet, so nothing is sent."
+        "Held: the partner is paused or not live yet, so nothing is sent. Closed by hand: a person ended it, for a "
+        "reason."
     )
     when_empty = "No notice yet. One appears when a request is about something that a partner received."
     list_display = ("number", "partner", "delivery", "handled", "answer_due", "of_request", "kind")
@@ -149,6 +159,7 @@ class NoticeAdmin(ReadOnlyAdmin):
                 "description": "The partner's word. What it says it did is attested by it, and checked by nobody here.",
             },
         ),
+        ("Closed by hand, by us", {"fields": ("closed_at", "closed_for", "closed_words")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -194,7 +205,8 @@ class NoticeAdmin(ReadOnlyAdmin):
 
     @admin.display(description="handling")
     def handled(self, notice: Notice) -> SafeString:
-        return handling_badge(handling_of(notice))
+        said = handling_badge(handling_of(notice))
+        return format_html("{} {}", said, badge("closed by hand", "calm")) if notice.closed_at else said
 
     @admin.display(description="respond by")
     def answer_due(self, notice: Any) -> SafeString:
@@ -203,6 +215,7 @@ class NoticeAdmin(ReadOnlyAdmin):
             delivery=_delivery_of(notice),
             respond_by=notice.respond_by,
             withdrawn_at=notice.withdrawn_at,
+            closed_at=notice.closed_at,
             now=timezone.now(),
         )
         return format_html("{} {}", moment(notice.respond_by), state_badge(word) if word else "")
@@ -224,6 +237,16 @@ class NoticeAdmin(ReadOnlyAdmin):
         links = [(link(disclosure, disclosure.release.name),) for disclosure in disclosures[:MOST_DISCLOSURES]]
         more = len(notice.disclosures) - len(links)
         return format_html("{}{}", format_html_join(", ", "{}", links), f" and {more} more" if more > 0 else "")
+
+    @admin.display(description="reason")
+    def closed_for(self, notice: Notice) -> str:
+        closing = Closing.objects.filter(notice=notice).first()
+        return link(closing, closing.get_reason_display()) if closing else "not closed by hand"
+
+    @admin.display(description="in their words")
+    def closed_words(self, notice: Notice) -> str:
+        closing = Closing.objects.filter(notice=notice).first()
+        return verbatim(closing.text) if closing else "-"
 
     @admin.display
     def statements(self, notice: Notice) -> str:

@@ -184,6 +184,10 @@ class PartnerStatus(Answered):
     acknowledged_at: datetime | None
     respond_by: datetime
     items_total: int = Field(validation_alias="item_count")
+    closed_at: datetime | None = Field(
+        None, description="When a person ended it by hand; the partner's own word stays what it was."
+    )
+    closed_reason: str = Field("", description="Why, in a word; empty while nobody did.")
 
 
 class RequestStatus(RequestSummary):
@@ -412,7 +416,9 @@ class StatementData(Answered):
     delivered: list[tuple[int, int]] = Field(description="In messages that your endpoint answered with a 2xx.")
     pulled: list[tuple[int, int]] = Field(description="Pulled, and you came back for what follows.")
     received_through: int = Field(description="You said that you received all up to here.")
-    acknowledged: dict[str, int] = Field(description="How many notices stand at each word; withdrawn ones ask nothing.")
+    acknowledged: dict[str, int] = Field(
+        description="How many notices stand at each word; withdrawn and closed ones ask nothing."
+    )
     open: OpenSequences
     reminder: Reminded
 

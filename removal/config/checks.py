@@ -4,6 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import Warning as CheckWarning
 
 
 @register(Tags.security, deploy=True)
@@ -25,3 +26,13 @@ def check_partner_network(**_: Any) -> list[CheckMessage]:
     if settings.CRASH_AT:
         found.append(Error("CRASH_AT is set: processes would kill themselves.", hint="Unset it.", id="removal.E003"))
     return found
+
+
+@register(Tags.security, deploy=True)
+def check_staff_login(**_: Any) -> list[CheckMessage]:
+    """Warn where a password alone opens the desk."""
+    if settings.REQUIRE_TOTP:
+        return []
+    return [
+        CheckWarning("REQUIRE_TOTP is off: a password alone opens the desk.", hint="Set it to 1.", id="removal.W001")
+    ]

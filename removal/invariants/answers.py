@@ -1,4 +1,4 @@
-"""Promise 6: handling never goes back, and ends only by the partner's word."""
+"""Promise 6: handling never goes back, and ends only by the partner's word or a named person's reason."""
 
 from removal.invariants.invariant import Invariant
 
@@ -83,7 +83,7 @@ INVARIANTS = (
         select count(*) from removal_removalrequest r
          where r.state = 'closed' and r.outcome <> 'withdrawn'
            and exists (select from removal_notice n
-                        where n.request_id = r.id and n.withdrawn_at is null
+                        where n.request_id = r.id and n.withdrawn_at is null and n.closed_at is null
                           and n.handling in ('none', 'received', 'in_progress'))
         """,
     ),
@@ -94,7 +94,7 @@ INVARIANTS = (
         select count(*) from removal_removalrequest r
          where r.state = 'planned' and not r.is_matching
            and not exists (select from removal_notice n
-                            where n.request_id = r.id and n.withdrawn_at is null
+                            where n.request_id = r.id and n.withdrawn_at is null and n.closed_at is null
                               and n.handling in ('none', 'received', 'in_progress'))
         """,
     ),
@@ -111,9 +111,30 @@ INVARIANTS = (
               from removal_removalrequest r left join removal_notice n on n.request_id = r.id
              where r.state = 'closed' and r.outcome <> 'withdrawn'
              group by r.id
-            having bool_and(n.id is null or n.withdrawn_at is not null
+            having bool_and(n.id is null or n.withdrawn_at is not null or n.closed_at is not null
                             or n.handling in ('completed', 'partially_completed', 'rejected'))) ended
          where outcome <> answered
+        """,
+    ),
+    # Both ways: no notice is closed without a person's reason, and no reason without its notice.
+    Invariant(
+        "every_closed_notice_has_a_persons_reason",
+        6,
+        """
+        select count(*)
+          from removal_notice n full join removal_closing c on c.notice_id = n.id
+         where (n.closed_at is null) <> (c.id is null)
+        """,
+    ),
+    # The database refuses one person alone; here it is read again from the rows.
+    Invariant(
+        "every_waiver_took_two_people",
+        6,
+        """
+        select count(*)
+          from removal_closing c left join removal_waiver w on w.id = c.waiver_id
+         where c.reason = 'waived' and (w.state is distinct from 'approved' or w.notice_id <> c.notice_id
+                                        or w.asked_by_id = w.decided_by_id or c.closed_by_id <> w.decided_by_id)
         """,
     ),
 )

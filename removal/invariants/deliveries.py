@@ -79,6 +79,21 @@ INVARIANTS = (
                           and not s.pulled @> n.sequence)
         """,
     ),
+    Invariant(
+        "a_message_ended_by_hand_has_nothing_open",
+        5,
+        """
+        select count(*)
+          from removal_delivery d
+          join removal_stream s on s.partner_id = d.stream_id and s.epoch = d.epoch
+         where d.delivered_by = 'closed'
+           and exists (select from removal_notice n
+                        where n.stream_id = d.stream_id and n.epoch = d.epoch
+                          and n.sequence between d.first_sequence and d.last_sequence
+                          and n.handling = 'none' and n.closed_at is null and n.sequence > s.received_through
+                          and not s.pulled @> n.sequence)
+        """,
+    ),
     # --- 7: losing any worker, or any one connection, delays and never loses ---
     # … or a connection: an answer that was cut off ends nothing, so what was never handed out cannot have been pulled.
     Invariant(

@@ -1,7 +1,9 @@
-"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence, extensions,
-deadlines, heartbeats.
+"""The tables, one file a noun. Read them in this order: subjects, ledger, requests, streams, evidence, closings,
+extensions, deadlines, the rest.
 """
 
+from removal.models.closings import Closing, Waiver
+from removal.models.confirmations import Confirmation
 from removal.models.deadlines import DeadlinePolicy, Escalation, Holiday, RequestExtension, StaffMessage
 from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry, SignedAnswer, SignedAnswerBody
 from removal.models.extensions import Extension
@@ -16,6 +18,8 @@ __all__ = [
     "AcknowledgementText",
     "Alarm",
     "Attempt",
+    "Closing",
+    "Confirmation",
     "Dataset",
     "DeadlinePolicy",
     "Delivery",
@@ -42,4 +46,5 @@ __all__ = [
     "StaffMessage",
     "Stream",
     "Subject",
+    "Waiver",
 ]

@@ -133,6 +133,10 @@ class RemovalRequest(models.Model):
 
     class Meta:
         verbose_name = "request"
+        permissions = [
+            ("withdraw", "Can withdraw a request"),
+            ("export", "Can export requests and notices"),
+        ]
         constraints = [
             UniqueConstraint(fields=["public_id"], name="a_public_id_names_one_request"),
             UniqueConstraint(fields=["source", "idempotency_key"], name="a_key_makes_one_request_per_source"),

@@ -62,6 +62,13 @@ class Stream(models.Model):
             CheckConstraint(condition=Within(F("pulled"), F("served")), name="only_served_numbers_are_pulled"),
             CheckConstraint(condition=Q(packed_through__gte=0, received_through__gte=0), name="numbers_start_at_1"),
         ]
+        # A partner's affairs, here because ``partners`` knows nothing of streams.
+        permissions = [
+            ("pause", "Can pause and resume the messages to a partner"),
+            ("resend", "Can send messages again"),
+            ("verify", "Can have a partner's endpoint verified"),
+            ("waive_verification", "Can let a partner go live without verification"),
+        ]
 
     def __str__(self) -> str:
         return f"stream {self.partner_id}"
@@ -87,8 +94,8 @@ class Stream(models.Model):
 
 class NoticeQuerySet(models.QuerySet["Notice"]):
     def open(self) -> Self:
-        """Notices that the partner has still to answer for good."""
-        return self.filter(withdrawn_at__isnull=True).exclude(handling__in=Notice.TERMINAL)
+        """Notices that the partner has still to answer for good, and that nobody here has closed."""
+        return self.filter(withdrawn_at__isnull=True, closed_at__isnull=True).exclude(handling__in=Notice.TERMINAL)
 
     def overdue(self, *, now: datetime) -> Self:
         return self.open().filter(respond_by__lt=now)
@@ -170,6 +177,11 @@ class Notice(models.Model):
     withdrawn_at = models.DateTimeField(
         null=True, blank=True, help_text="The wish was withdrawn before this was sent; nothing is asked any more."
     )
+    closed_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="A person ended it, for a reason: see its closing. The partner may still answer.",
+    )
 
     objects: ClassVar = NoticeQuerySet.as_manager()
 
@@ -188,9 +200,14 @@ class Notice(models.Model):
             Index(
                 fields=["stream", "respond_by"],
                 name="notice_open",
-                condition=Q(withdrawn_at__isnull=True)
+                condition=Q(withdrawn_at__isnull=True, closed_at__isnull=True)
                 & ~Q(handling__in=["completed", "partially_completed", "rejected"]),
             )
+        ]
+        permissions = [
+            ("close", "Can close a notice by hand"),
+            ("waive", "Can ask for, and decide on, the waiver of a notice"),
+            ("extend", "Can grant or refuse an extension"),
         ]
 
     def __str__(self) -> str:
@@ -216,6 +233,7 @@ class Delivery(models.Model):
         RESPONSE = "response", "a 2xx response"
         ACKNOWLEDGED = "acknowledged", "the partner's acknowledgement"
         PULLED = "pulled", "the partner's own pull"
+        CLOSED = "closed", "a person, who closed its notices"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     stream = models.ForeignKey(Stream, models.PROTECT, related_name="deliveries", db_index=False)

@@ -251,6 +251,13 @@ DAMAGE = [
            update removal_attempt set finished_at = now(), outcome = 'abandoned' where finished_at is null""",
     ),
     (
+        "a_message_ended_by_hand_has_nothing_open",
+        """update removal_delivery
+              set state = 'delivered', lease_until = null, delivered_at = now(), delivered_by = 'closed'
+            where state = 'sending';
+           update removal_attempt set finished_at = now(), outcome = 'abandoned' where finished_at is null""",
+    ),
+    (
         "nothing_is_pulled_that_was_not_served",
         "update removal_stream set served = '{[1,3)}', pulled = '{[2,4)}' where partner_id = %(acme)s",
     ),
@@ -265,6 +272,25 @@ DAMAGE = [
              from removal_acknowledgement a where stream_id = %(globex)s and status = 'received';
            update removal_notice set handling = 'received', acknowledged_at = now()
             where stream_id = %(globex)s and sequence = 5""",
+    ),
+    (
+        "every_closed_notice_has_a_persons_reason",
+        "update removal_notice set closed_at = now() where stream_id = %(acme)s and sequence = 1",
+    ),
+    (  # one person alone
+        "every_waiver_took_two_people",
+        """with person as (
+               insert into auth_user (password, is_superuser, username, first_name, last_name, email, is_staff,
+                                      is_active, date_joined)
+               values ('', false, 'lead', '', '', '', true, true, now()) returning id),
+           closed as (
+               update removal_notice set closed_at = now() where stream_id = %(acme)s and sequence = 1 returning id),
+           waiver as (
+               insert into removal_waiver (notice_id, text, asked_by_id, state, decided_by_id, decided_at)
+               select closed.id, 'x', person.id, 'approved', person.id, now() from closed, person
+               returning id, notice_id, asked_by_id)
+           insert into removal_closing (notice_id, reason, text, closed_by_id, waiver_id)
+           select notice_id, 'waived', 'x', asked_by_id, id from waiver""",
     ),
     (  # nobody said anything …
         "every_handling_is_the_partners_word",

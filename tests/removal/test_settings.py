@@ -49,6 +49,8 @@ def test_without_a_database_url_nothing_starts(tmp_path: Path, command: str) -> 
         ({"PARTNER_ALLOW_HTTP": "maybe"}, "PARTNER_ALLOW_HTTP is 'maybe'"),
         ({"DEFAULT_PREFERENCE": "unknown"}, "DEFAULT_PREFERENCE is 'unknown'"),
         ({"PARTNER_ALLOWED_NETWORKS": "10.0.0.1/8"}, "PARTNER_ALLOWED_NETWORKS"),
+        ({"REQUIRE_TOTP": "maybe"}, "REQUIRE_TOTP is 'maybe'"),
+        ({"SESSION_MINUTES": "0"}, "SESSION_MINUTES is '0'"),
         ({"SECRET_KEY_FILE": "/nowhere/at/all"}, "SECRET_KEY_FILE names /nowhere/at/all"),
     ],
 )
@@ -79,3 +81,11 @@ def test_development_settings_are_refused_for_deployment(tmp_path: Path, setting
     assert check not in run(tmp_path, "check", "--deploy", **production).stderr
     ended = run(tmp_path, "check", "--deploy", **production, **setting)
     assert (ended.returncode, check in ended.stderr) == (1, True)
+
+
+def test_a_password_alone_is_warned_of_for_deployment(tmp_path: Path) -> None:
+    production = {**GOOD, "PUBLIC_URL": "https://removal.example", "ALLOWED_HOSTS": "removal.example"}
+    clean = run(tmp_path, "check", "--deploy", "--fail-level", "WARNING", **production)
+    assert "removal.W001" not in clean.stderr
+    warned = run(tmp_path, "check", "--deploy", "--fail-level", "WARNING", REQUIRE_TOTP="0", **production)
+    assert (warned.returncode, "removal.W001" in warned.stderr) == (1, True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
+from django.utils import timezone
 from pytest_django import Settings
 
 
@@ -32,16 +33,22 @@ def viewer(db: None) -> User:
     return viewer
 
 
+def open_desk(user: User) -> Client:
+    """Open a browser in which somebody has just logged in."""
+    client = Client()
+    client.force_login(user)
+    session = client.session
+    session["proven_at"] = timezone.now().timestamp()
+    session.save()
+    return client
+
+
 @pytest.fixture
 def desk(superuser: User) -> Client:
     """A browser in which a superuser is logged in."""
-    client = Client()
-    client.force_login(superuser)
-    return client
+    return open_desk(superuser)
 
 
 @pytest.fixture
 def viewer_desk(viewer: User) -> Client:
-    client = Client()
-    client.force_login(viewer)
-    return client
+    return open_desk(viewer)

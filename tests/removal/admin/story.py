@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth.models import User
 from django.db.models import Model
 from django.utils import timezone
 
@@ -16,7 +17,7 @@ from partners.admin import ReadOnlyAdmin
 from partners.models import Partner, Secret, Verification
 from partners.onboarding import Check
 from partners.webhook import excerpt
-from removal import acknowledgement, planning, sending, signed_answers
+from removal import acknowledgement, closing, planning, sending, signed_answers
 from removal.models import Alarm, Delivery, Disclosure, Escalation, RemovalRequest, StaffMessage
 from removal.prolonging import extend_request
 from removal.statements import Statement, Wish
@@ -102,6 +103,14 @@ def sign(partner: Partner, text: str) -> int:
     return signed_answers.record(
         partner_id=partner.pk, key_prefix="rk_prefix", headers=headers, body=body, now=timezone.now()
     )
+
+
+def give_up(partner: Partner, *, text: str = "It is gone.") -> None:
+    """Let one person ask to waive another notice of the partner, and a second one approve it."""
+    asker, approver = (User.objects.get_or_create(username=name)[0] for name in ("asker", "approver"))
+    notice = owe(partner).notices.get()
+    waiver = closing.ask_waiver(user_id=asker.pk, notice_id=notice.pk, text=text)
+    closing.approve_waiver(user_id=approver.pk, waiver_id=waiver.pk)
 
 
 def come_back(disclosure: Disclosure) -> None:

@@ -18,6 +18,7 @@ from removal.models import (
     Acknowledgement,
     AcknowledgementText,
     Attempt,
+    Closing,
     Delivery,
     DeliveryBody,
     Disclosure,
@@ -25,15 +26,18 @@ from removal.models import (
     LogEntry,
     Notice,
     Release,
+    RemovalRequest,
     Stream,
 )
 from tests.factories import make_partner, make_release, make_wish, record
-from tests.removal.admin.story import history, list_url, owe, page_url, pages, tell
+from tests.removal.admin.story import give_up, history, list_url, owe, page_url, pages, tell
 
 pytestmark = pytest.mark.django_db
 
 SCRIPT = '"><script>alert(1)</script>'
 OVERRIDE = "\N{RIGHT-TO-LEFT OVERRIDE}"
+ESCAPE = "\x1b[31m\x9b"  # what a terminal, or a careless tool, would obey
+TEMPLATE = "{{7*7}}{% debug %}"
 
 
 def read(desk: Client, url: str) -> str:
@@ -43,7 +47,7 @@ def read(desk: Client, url: str) -> str:
 
 
 def test_every_list_and_every_page_renders_real_rows(desk: Client) -> None:
-    tell()
+    give_up(tell())
     assert {model.__name__ for model, _ in history() if not model._default_manager.exists()} == set()
     for url in pages():
         read(desk, url)
@@ -55,6 +59,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "Alarm",
         "ApiKey",
         "Attempt",
+        "Closing",
         "Dataset",
         "Delivery",
         "Disclosure",
@@ -73,6 +78,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "StaffMessage",
         "Stream",
         "Verification",
+        "Waiver",
     }
 
 
@@ -85,11 +91,11 @@ def test_a_list_costs_as_many_queries_with_three_rows_as_with_one(desk: Client) 
             found[model.__name__] = len(queries)
         return found
 
-    tell()
+    give_up(tell())
     prices()  # what is read once per process is read now
     with_one = prices()
-    tell()
-    tell()
+    give_up(tell())
+    give_up(tell())
     assert prices() == with_one
 
 
@@ -145,8 +151,10 @@ def make_hostile_rows() -> None:
         reason=evil[:40],
         attestations=[{"claim": evil, "detail": "y" * 1_000_000}],
     )
-    Partner.objects.filter(pk=partner.pk).update(name=evil + "n" * 150)
-    Endpoint.objects.filter(partner=partner).update(url=f"javascript:alert('{evil}')", state_reason=evil)
+    Partner.objects.filter(pk=partner.pk).update(name=f"{ESCAPE}{evil}" + "n" * 140)
+    Endpoint.objects.filter(partner=partner).update(url=f"javascript:alert('{evil}')", state_reason=ESCAPE + evil)
+    give_up(partner, text=f"{ESCAPE}{evil}")
+    owe(partner, subject=f"site:{TEMPLATE}")
     Incident.objects.update(kind=evil[:40])
     release = make_release(contents={f"blog:{evil}": [evil]}, sealed=False)
     Release.objects.filter(pk=release.pk).update(source=evil)
@@ -160,10 +168,15 @@ def make_hostile_rows() -> None:
 
 def test_hostile_text_is_escaped_on_every_page(desk: Client) -> None:
     make_hostile_rows()
-    for url in pages():
+    partner = Partner.objects.order_by("pk").first()
+    acts = [
+        f"/admin/partners/partner/act/change-url/?rows={partner.pk if partner else 0}",
+        f"/admin/removal/notice/act/close/?rows={Notice.objects.open().order_by('pk').values_list('pk', flat=True)[0]}",
+    ]
+    for url in [*pages(), *acts]:
         page = read(desk, url)
         assert "<script>alert" not in page, url
-        assert OVERRIDE not in page, url
+        assert {OVERRIDE, "\x1b", "\x9b"} & set(page) == set(), url
         assert 'href="javascript' not in page.lower(), url
 
 
@@ -173,6 +186,10 @@ def test_hostile_text_is_there_to_be_read(desk: Client) -> None:
     assert html.escape(f"{SCRIPT}[U+202E]gpj.exe") in read(desk, page_url(statement))
     refused = Attempt.objects.get(outcome="refused")
     assert html.escape(SCRIPT) in read(desk, page_url(refused))
+    assert html.escape(f"[U+001B][31m[U+009B]{SCRIPT}[U+202E]") in read(desk, page_url(Closing.objects.get()))
+    assert html.escape(TEMPLATE) in read(
+        desk, page_url(RemovalRequest.objects.get(targets__subject__key__endswith="}"))
+    )
 
 
 def test_lists_cut_long_text(desk: Client) -> None:

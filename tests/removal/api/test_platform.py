@@ -306,6 +306,8 @@ def test_the_status_shows_where_each_partner_stands(platform: Caller, holder: Ne
             "handling": "none",
             "acknowledged_at": None,
             "items_total": 2,
+            "closed_at": None,
+            "closed_reason": "",
         }
     ]
 

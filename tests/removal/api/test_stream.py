@@ -256,6 +256,7 @@ def test_an_empty_stream_has_a_statement(partner: Caller) -> None:
             "partially_completed": 0,
             "rejected": 0,
             "withdrawn": 0,
+            "closed": 0,
         },
         "open": {"count": 0, "notices": [], "next": None},
         "reminder": {"due": [], "due_total": 0},

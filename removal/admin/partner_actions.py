@@ -1,0 +1,210 @@
+"""What staff do to partners and their API keys: a question, an effect, a log entry each."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+
+from django import forms
+from django.utils import timezone
+
+from partners import keys
+from partners.admin import shorten
+from partners.models import Partner, Verification
+from removal import hints, partnerships, replay, verification
+from removal.admin.actions import Act, Action, Failed, Shown, one_by_one
+
+
+def _set_paused(act: Act, *, paused: bool) -> str:
+    same = [
+        not partnerships.set_paused(actor=act.actor, slug=partner.slug, paused=paused) for partner in act.rows
+    ].count(True)
+    word, before = ("paused", "been paused before") if paused else ("resumed", "not been paused")
+    return f"{len(act.rows) - same} {word}; {same} had {before}."
+
+
+PAUSE = Action(
+    name="pause",
+    label="Pause: hold messages",
+    permission="removal.pause",
+    run=partial(_set_paused, paused=True),
+    applies=lambda partner: partner.state == Partner.State.LIVE,
+    explanation="Nothing is sent while it is paused. What it is owed stays owed, and gets older.",
+)
+RESUME = Action(
+    name="resume",
+    label="Resume: send messages again",
+    permission="removal.pause",
+    run=partial(_set_paused, paused=False),
+    applies=lambda partner: partner.state == Partner.State.PAUSED,
+    explanation="What waited is sent, the oldest first.",
+)
+
+
+class RotateForm(forms.Form):
+    overlap_hours = forms.IntegerField(
+        label="The old secret goes on signing for",
+        min_value=0,
+        max_value=24 * 30,
+        initial=24,
+        help_text="Hours. 0 when it has leaked: the partner refuses messages until it has the new one.",
+    )
+
+
+def _rotate(act: Act) -> Shown:
+    partner = _one(act)
+    hours: int = act.said["overlap_hours"]
+    secret = partnerships.rotate_secret(
+        actor=act.actor, slug=partner.slug, now=timezone.now(), overlap=timedelta(hours=hours)
+    )
+    return Shown(f"{partner.slug} has a new signing secret; the old one signs too for {hours} more hours.", secret)
+
+
+ROTATE = Action(
+    name="rotate",
+    label="Give a new signing secret",
+    permission="partners.add_secret",
+    run=_rotate,
+    form=RotateForm,
+    is_dangerous=True,
+    errors=(Failed, keys.TooManySecrets),
+    explanation="The partner's engineers need the new one before the old one ends. Send it over a safe channel.",
+)
+
+
+class AddressForm(forms.Form):
+    url = forms.CharField(
+        label="New URL",
+        max_length=2000,
+        help_text="https only. It is tried with samples at once, and used if it passes; until then it is pending.",
+    )
+
+
+def _told(result: Verification) -> str:
+    word = "passed" if result.passed else "was let through" if result.waived_because else "did not pass"
+    return f"{result.partner.slug} {word}. What followed: {result.get_effect_display()}."
+
+
+def _verify(act: Act) -> str:
+    return _told(verification.verify(actor=act.actor, slug=_one(act).slug, url=act.said.get("url")))
+
+
+VERIFY = Action(
+    name="verify",
+    label="Verify its endpoint",
+    permission="removal.verify",
+    run=_verify,
+    preview=lambda partners: [
+        f"{partner.slug}, at {shorten(partner.endpoint.pending_url or partner.endpoint.url)}" for partner in partners
+    ],
+    errors=(Failed, verification.CannotVerify),
+    explanation="Sends about ten samples to its pending URL, or to the one in use. The page waits, a minute at most.",
+)
+CHANGE_URL = Action(
+    name="change-url",
+    label="Change the URL",
+    permission="partners.change_endpoint",
+    run=_verify,
+    preview=lambda partners: [f"{partner.slug}, now at {shorten(partner.endpoint.url)}" for partner in partners],
+    form=AddressForm,
+    errors=(Failed, partnerships.InvalidPartner, verification.CannotVerify),
+    is_dangerous=True,
+    explanation="Removal notices name people's content: be sure that the new address is the partner's own.",
+)
+
+
+class WaiverForm(forms.Form):
+    reason = forms.CharField(
+        label="Why without the checks", max_length=1000, help_text="It is kept and shown, with your name."
+    )
+
+
+def _waive(act: Act) -> str:
+    return _told(verification.waive(actor=act.actor, slug=_one(act).slug, reason=act.said["reason"]))
+
+
+WAIVE_VERIFICATION = Action(
+    name="waive-verification",
+    label="Let it through without the checks",
+    permission="removal.waive_verification",
+    run=_waive,
+    form=WaiverForm,
+    errors=(Failed, verification.NothingToWaive),
+    is_dangerous=True,
+    explanation="Nothing is proved by it: an endpoint that checks no signature takes orders from anybody.",
+)
+
+
+class RangeForm(forms.Form):
+    first = forms.IntegerField(label="From number", min_value=1, initial=1)
+    last = forms.IntegerField(label="To number", min_value=1, required=False, help_text="Empty: to the end.")
+    since = forms.DateTimeField(
+        label="Only what was sent since", required=False, help_text="UTC, such as 2026-11-24 09:30. Empty: all of it."
+    )
+
+
+def _extent(act: Act) -> str:
+    extent = replay.extent_of(slug=_one(act).slug, **act.said)
+    return f"Will send {extent.notices} notices in {extent.messages} messages again."
+
+
+def _resend(act: Act) -> str:
+    partner = _one(act)
+    extent = replay.send_again(actor=act.actor, slug=partner.slug, **act.said)
+    hints.hint_stream(partner_id=partner.pk)
+    return f"{extent.notices} notices in {extent.messages} messages are sent again, behind all that is new."
+
+
+RESEND = Action(
+    name="resend",
+    label="Send again what it had already",
+    permission="removal.resend",
+    run=_resend,
+    preview=lambda partners: [f"{partner.slug}: numbers 1 to {partner.stream.head} so far" for partner in partners],
+    effect=_extent,
+    form=RangeForm,
+    errors=(Failed, replay.NothingSent),
+    is_dangerous=True,
+    explanation="The same numbers in the same messages, for a partner that lost what it received.",
+)
+
+
+def _new_key(act: Act) -> Shown:
+    partner = _one(act)
+    _, text = partnerships.create_api_key(actor=act.actor, slug=partner.slug)
+    return Shown(f"A new API key for {partner.slug}. Its other keys stay in force.", text)
+
+
+NEW_KEY = Action(
+    name="new-key",
+    label="Give a new API key",
+    permission="partners.add_apikey",
+    run=_new_key,
+    is_dangerous=True,
+    explanation="With it the partner reads its notices and answers them.",
+)
+
+
+def _revoke(act: Act) -> str:
+    return one_by_one(
+        act, lambda key: partnerships.revoke_api_key(actor=act.actor, prefix=key.prefix), done="ended at once"
+    )
+
+
+REVOKE = Action(
+    name="revoke",
+    label="End this API key at once",
+    permission="partners.change_apikey",
+    run=_revoke,
+    preview=lambda keys: [f"{key.prefix}… of {key.partner or key.source}" for key in keys],
+    is_dangerous=True,
+    applies=lambda key: key.revoked_at is None,
+    explanation="Whoever uses it is refused from now on. It cannot be taken back.",
+)
+
+
+def _one(act: Act) -> Partner:
+    """Take the one partner that this can be done to at a time."""
+    rows: Sequence[Partner] = act.rows
+    if len(rows) != 1:
+        raise Failed("Choose one partner at a time for this. Nothing was done.")
+    return rows[0]
