@@ -13,10 +13,14 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
 
 from partners.models import Partner
+from removal import sample
 from removal.demo.processes import ProcessEnded, Processes, free_port
 from removal.demo.story import NAMES, DemoFailed, Result, Story, count_violations
+
+SAMPLED = [character.slug for character in sample.CAST]
 
 
 class Command(BaseCommand):
@@ -39,6 +43,9 @@ class Command(BaseCommand):
         self._say("Preparing the database …")
         call_command("migrate", verbosity=0)
         password = _set_login()
+        if not once and not Partner.objects.exists():
+            self._say("Filling the desk with sample data (made-up partners under .example) …")
+            sample.make(requests=sample.SIZES["small"], now=timezone.now())
         port = free_port(port)
         url = f"http://127.0.0.1:{port}"
         try:
@@ -85,7 +92,7 @@ class Command(BaseCommand):
     def _refuse_real_ledger(self) -> None:
         """Keep the demo out of a database that real partners are in."""
         try:
-            strangers = Partner.objects.exclude(slug__in=NAMES).exists()
+            strangers = Partner.objects.exclude(slug__in=[*NAMES, *SAMPLED]).exists()
         except Exception:  # noqa: BLE001  # no tables yet: whatever the database calls it
             return
         if strangers:
