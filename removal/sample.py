@@ -216,6 +216,12 @@ select h.partner_id, 1, (r.id - 1) / 6 * h.width + h.place, r.id, r.kind, array[
                   else 'none' end handling) a
  where r.id between %(first)s and %(last)s
 """
+# The next request and the next round of anybody come after these.
+NUMBERED = """
+select setval(pg_get_serial_sequence('removal_removalrequest', 'id'), max(id)),
+       setval('removal_planner_round', max(round))
+  from removal_removalrequest where id between %(first)s and %(last)s
+"""
 # What is past is in the log; of a large sample only the newest, which somebody may look at.
 LOGGED = """
 insert into removal_logentry (actor, action, about, at)
@@ -225,7 +231,7 @@ select 'api:sample', 'request_recorded', jsonb_build_object('request', r.id), r.
 
 
 def _record(first: int, last: int) -> None:
-    _run((REQUESTS, TARGETS, PREFERENCES, NOTICES), {"first": first, "last": last})
+    _run((REQUESTS, TARGETS, PREFERENCES, NOTICES, NUMBERED), {"first": first, "last": last})
 
 
 # --- what each partner was sent, and said ---
@@ -407,10 +413,6 @@ def _newest_messages(partner_id: int, *, batch: int, now: datetime) -> dict[str,
 def _take_the_desks_work(now: datetime) -> None:
     """Record a few wishes of the other kinds, as platforms do."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "select setval(pg_get_serial_sequence('removal_removalrequest', 'id'), max(id)),"
-            " setval('removal_planner_round', max(round)) from removal_removalrequest"
-        )
         cursor.execute("drop table sample_holder, sample_stage")
         newest = RemovalRequest.objects.order_by("-pk").values_list("pk", flat=True)[0]
         cursor.execute(LOGGED, {"first": max(1, newest - BLOCK), "last": newest})
