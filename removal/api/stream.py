@@ -16,7 +16,7 @@ from ninja import Query, Router
 from partners.encryption import fernet
 from removal import payload, pulling, reports, stream_statement
 from removal.api import answers, fields
-from removal.api.auth import KeyRequest, PartnerKey, partner_id
+from removal.api.auth import KeyRequest, PartnerKey, check_still_good, partner_id
 from removal.api.problems import FieldError, check_parameters, invalid_fields
 from removal.api.streams import NDJSON, as_ndjson
 from removal.waiting import waits
@@ -55,6 +55,7 @@ def pull(
     while not page.notices and (left := end - time.monotonic()) > 0:
         if not waits.wait(partner_id=partner_id(request), seen=(page.epoch, page.head), seconds=left):
             break
+        check_still_good(request)
         page = read()
     return HttpResponse(_as_json(page, limit=limit), content_type="application/json")
 
