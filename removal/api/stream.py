@@ -82,7 +82,27 @@ def _as_json(page: pulling.Page, *, limit: int) -> bytes:
     return b"%b%b]}" % (opening, b",".join(page.notices))
 
 
-@router.get("/stream/statement", response=answers.StatementDocument)
+_SIGNED = {
+    "webhook-id": "The id of this statement.",
+    "webhook-timestamp": "When it was signed, in seconds since 1970.",
+    "webhook-signature": "Signatures of the body, as of a message (Standard Webhooks 1.0.0): v1 and v1a.",
+}
+
+
+@router.get(
+    "/stream/statement",
+    response=answers.StatementDocument,
+    openapi_extra={
+        "responses": {
+            200: {
+                "headers": {
+                    name: {"description": text, "required": True, "schema": {"type": "string"}}
+                    for name, text in _SIGNED.items()
+                }
+            }
+        }
+    },
+)
 def show_statement(
     request: KeyRequest, open_after: Annotated[int, Query(ge=0, le=fields.MAX_NUMBER)] = 0
 ) -> HttpResponse:

@@ -24,7 +24,7 @@ from django.utils import timezone
 from partners.models import Partner
 from removal.config.children import ending_with_parent
 from removal.demo.processes import free_port
-from removal.models import Acknowledgement, Attempt, Delivery, Notice
+from removal.models import Acknowledgement, Attempt, Delivery, Notice, Stream
 from tests.conftest import ROOT
 from tests.factories import disclose, make_release
 from tests.faults.harness import Installation, installation
@@ -114,7 +114,7 @@ def word(said: str, name: str) -> str:
 def test_it_goes_live_and_completes_what_it_is_told_whatever_ends_in_between(
     language: str, tmp_path: Path, stack: ExitStack
 ) -> None:
-    platform = stack.enter_context(installation(tmp_path))
+    platform = stack.enter_context(installation(tmp_path, DEADLINES_INTERVAL_SECONDS="1"))
     platform.start_web()
     platform.processes.start_worker()
     newcomer = settle_in(language, tmp_path / language)
@@ -173,8 +173,11 @@ def test_it_goes_live_and_completes_what_it_is_told_whatever_ends_in_between(
 
 
 def _let_half_the_time_pass() -> None:
-    planned_at = timezone.now() - timedelta(days=16)
+    """Half of the third notice's time is over for a moment, and the next look at the stream, one an hour, is due."""
+    now = timezone.now()
+    planned_at = now - timedelta(days=15, seconds=1)
     Notice.objects.filter(sequence=3).update(planned_at=planned_at, respond_by=planned_at + timedelta(days=30))
+    Stream.objects.update(looked_at=now - timedelta(hours=1, seconds=1))
 
 
 @pytest.mark.parametrize("name", ["newcomer.py", "newcomer.mjs"])
