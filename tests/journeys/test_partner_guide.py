@@ -12,7 +12,7 @@ import subprocess
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, chdir
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,6 @@ class Reader:
     opening: str = ""
     answer: requests.Response | None = None
     said: Any = None
-    names: dict[str, Any] = field(default_factory=dict)
     left_out: int = 0
     done: int = 0
 
@@ -163,7 +162,7 @@ class Reader:
     def run_python(self, block: Block, text: str) -> None:
         message = self.receiver.received[0]
         body = json.dumps({"sequence": 4, "status": "in_progress"}).encode()
-        names = {"body_bytes": message.body, "headers": message.headers, "seed": SEED, "body": body}
+        names: dict[str, Any] = {"body_bytes": message.body, "headers": message.headers, "seed": SEED, "body": body}
         if block.section == "Catch up":
             names["notices"] = self.pull()
         with chdir(self.folder):
