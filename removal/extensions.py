@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from django.db import connection
 from django.db.models.functions import Now
 
+from removal.identifiers import Identifiers
 from removal.models import Extension, LogEntry, Notice, Stream
+from removal.payload import as_time
 from removal.statements import TERMINAL, Answer, Refusal, Wish, refuse_epoch, refuse_unknown
 from removal.testimony import Origin
 from removal.transactions import whole_step
@@ -48,6 +50,7 @@ def ask(*, partner_id: int, origin: Origin, wishes: Sequence[Wish]) -> Answer:
         cursor.execute("select clock_timestamp()")
         (now,) = cursor.fetchone()
 
+    names = Identifiers.for_partner(partner_id)
     answer = Answer()
     accepted: list[Extension] = []
     for wish in wishes:
@@ -57,7 +60,7 @@ def ask(*, partner_id: int, origin: Origin, wishes: Sequence[Wish]) -> Answer:
             answer.refused.append(refusal)
         elif any((one.extend_until, one.reason) == (wish.extend_until, wish.reason) for one in known):
             answer.unchanged += 1
-        elif fault := _fault(wish, notices[wish.sequence], known, now=now):
+        elif fault := _fault(wish, notices[wish.sequence], known, names=names, now=now):
             answer.refused.append(Refusal(wish.sequence, *fault, wish.line))
         else:
             extension = Extension(
@@ -89,21 +92,30 @@ def _refuse(wish: Wish, stream: Stream, notice: Notice | None) -> Refusal | None
     return None
 
 
-def _fault(wish: Wish, notice: Notice, known: Sequence[Extension], *, now: datetime) -> tuple[str, str] | None:
+def _fault(
+    wish: Wish, notice: Notice, known: Sequence[Extension], *, names: Identifiers, now: datetime
+) -> tuple[str, str] | None:
     states = {one.state for one in known}
-    if notice.handling in TERMINAL or notice.withdrawn_at:
+    if _has_ended(notice):
         return "already_ended", "This notice has ended: no answer to it is due any more."
     if State.GRANTED in states:
         return "already_extended", "This notice was given more time once. That date stands."
     if State.ASKED in states:
         return "extension_pending", "You have asked for more time already. Wait for the decision; the date stands."
-    if wish.extend_until <= notice.respond_by:
-        return "not_later", f"The answer is due by {notice.respond_by:%Y-%m-%dT%H:%M:%SZ}. Ask for a later date."
+    # As the partner was told it, on both sides: whoever was told a day could find the moment by trying.
+    respond_by = names.time(notice.respond_by)
+    if names.time(wish.extend_until) <= respond_by:
+        return "not_later", f"The answer is due by {as_time(respond_by)}. Ask for a later date."
     if wish.extend_until <= now:
         return "not_later", "This date has passed. Ask for one that is to come."
     if wish.extend_until > now + LONGEST:
         return "too_far", "Nobody may take more than a year. Ask for an earlier date."
     return None
+
+
+def _has_ended(notice: Notice) -> bool:
+    """Whether no answer is awaited any more: the partner gave it, the wish was taken back, or a person closed it."""
+    return bool(notice.handling in TERMINAL or notice.withdrawn_at or notice.closed_at)
 
 
 @whole_step
@@ -116,7 +128,7 @@ def grant(*, extension_id: int, actor: str, decision: str) -> None:
     notice = Notice.objects.select_for_update(no_key=True).get(
         stream=extension.stream_id, epoch=extension.epoch, sequence=extension.sequence
     )
-    if notice.handling in TERMINAL or notice.withdrawn_at or extension.extend_until <= notice.respond_by:
+    if _has_ended(notice) or extension.extend_until <= notice.respond_by:
         raise NothingToExtend("The notice has ended, or its date is as late already. Refuse the wish.")
     Notice.objects.filter(pk=notice.pk).update(respond_by=extension.extend_until)
     _decide(extension, State.GRANTED, actor, decision)

@@ -3,6 +3,7 @@
 from typing import ClassVar, cast
 
 from django.http import HttpRequest
+from ninja.errors import AuthenticationError
 from ninja.security import HttpBearer
 
 from partners.models import ApiKey
@@ -26,6 +27,12 @@ def actor(request: KeyRequest) -> str:
 def partner_id(request: KeyRequest) -> int:
     """Say whose key it is; the database lets no partner's key be without one."""
     return cast(int, request.auth.partner_id)
+
+
+def check_still_good(request: KeyRequest) -> None:
+    """Look at the key again, after a wait: one that was revoked meanwhile reads nothing. Raises AuthenticationError."""
+    if not ApiKey.objects.filter(pk=request.auth.pk, revoked_at=None).exists():
+        raise AuthenticationError
 
 
 class _Key(HttpBearer):

@@ -11,7 +11,17 @@ from removal.api.streams import NDJSON
 router = Router(auth=PartnerKey(), tags=["partners"])
 
 _LINE = {"anyOf": [{"$ref": f"#/components/schemas/{line}"} for line in ("AcknowledgementLine", "ExtensionLine")]}
+# Of a body that is signed. As soon as one is there, all are needed, and must be right.
+_SIGNED = {
+    "webhook-id": "An id of your own, another for each body.",
+    "webhook-timestamp": "Now, in whole seconds since 1970.",
+    "webhook-signature": "v1a and the Ed25519 signature of 'acknowledgement.<id>.<timestamp>.<body>', in base64.",
+}
 _ACKNOWLEDGEMENTS = {
+    "parameters": [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in _SIGNED.items()
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -30,7 +40,7 @@ _ACKNOWLEDGEMENTS = {
             },
             NDJSON: {"schema": _LINE},
         },
-    }
+    },
 }
 
 

@@ -256,6 +256,7 @@ UNKNOWN = {
     "public_id": intake.UnknownRequest,
     "name": ledger.UnknownRelease,
     "sequence": reports.UnknownNotice,
+    "key_id": keyring.UnknownKey,
     "slug": holdings.UnknownPartner,
     "subject": preferences.UnknownSubject,
 }

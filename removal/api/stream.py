@@ -16,7 +16,7 @@ from ninja import Query, Router
 from partners.encryption import fernet
 from removal import payload, pulling, reports, stream_statement
 from removal.api import answers, fields
-from removal.api.auth import KeyRequest, PartnerKey, partner_id
+from removal.api.auth import KeyRequest, PartnerKey, check_still_good, partner_id
 from removal.api.problems import FieldError, check_parameters, invalid_fields
 from removal.api.streams import NDJSON, as_ndjson
 from removal.waiting import waits
@@ -55,6 +55,7 @@ def pull(
     while not page.notices and (left := end - time.monotonic()) > 0:
         if not waits.wait(partner_id=partner_id(request), seen=(page.epoch, page.head), seconds=left):
             break
+        check_still_good(request)
         page = read()
     return HttpResponse(_as_json(page, limit=limit), content_type="application/json")
 
@@ -81,7 +82,27 @@ def _as_json(page: pulling.Page, *, limit: int) -> bytes:
     return b"%b%b]}" % (opening, b",".join(page.notices))
 
 
-@router.get("/stream/statement", response=answers.StatementDocument)
+_SIGNED = {
+    "webhook-id": "The id of this statement.",
+    "webhook-timestamp": "When it was signed, in seconds since 1970.",
+    "webhook-signature": "Signatures of the body, as of a message (Standard Webhooks 1.0.0): v1 and v1a.",
+}
+
+
+@router.get(
+    "/stream/statement",
+    response=answers.StatementDocument,
+    openapi_extra={
+        "responses": {
+            200: {
+                "headers": {
+                    name: {"description": text, "required": True, "schema": {"type": "string"}}
+                    for name, text in _SIGNED.items()
+                }
+            }
+        }
+    },
+)
 def show_statement(
     request: KeyRequest, open_after: Annotated[int, Query(ge=0, le=fields.MAX_NUMBER)] = 0
 ) -> HttpResponse:

@@ -20,6 +20,7 @@ from pytest_django import Settings
 from partners import signing
 from removal import escalation, intake, sweep
 from removal.models import Escalation, Notice, StaffMessage, Stream
+from tests.conftest import ROOT
 from tests.factories import make_wish, record
 from tests.receivers import Reply, listening
 from tests.removal.test_reminders import let_pass, owe, say
@@ -174,6 +175,13 @@ def test_the_webhook_is_signed_and_says_ids_and_counts(settings: Settings) -> No
     assert by_id[of_notices.pk] == {
         "id": of_notices.pk, "level": 100, "partner": "acme", "notices": 2, "sequences": [1, 2],
     }  # fmt: skip
+    # The page for operators shows a body of this form.
+    page = (ROOT / "docs/operations.md").read_text()
+    shown = json.loads(re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)[0])
+    assert [shown.keys(), shown["data"].keys()] == [said.keys(), said["data"].keys()]
+    assert [one.keys() for one in shown["data"]["escalations"]] == [
+        by_id[one.pk].keys() for one in (of_request, of_notices)
+    ]
     assert b"secret" not in message.body
     assert message.webhook_id == str(StaffMessage.objects.get())
 

@@ -5,11 +5,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from partners.models import Partner
-from removal import acknowledgement, delivery, extensions, intake, planning
+from removal import acknowledgement, closing, delivery, extensions, intake, planning
 from removal.models import Extension, LogEntry, Notice, RemovalRequest
 from removal.statements import Answer, Said, Statement, Wish
 from tests.factories import disclose, make_partner, make_release, make_wish, record
@@ -74,6 +75,31 @@ def test_the_date_stands_until_it_is_granted(partner: Partner) -> None:
         "until": f"{in_days(60):%Y-%m-%dT%H:%M:%SZ}",
     }  # fmt: skip
     assert RemovalRequest.objects.get().state == "planned"
+
+
+def test_a_partner_that_is_told_days_cannot_find_out_the_moment_by_trying() -> None:
+    partner = make_partner("hashed", identifiers="hmac_sha256").partner
+    tell(partner)
+    due = Notice.objects.get().respond_by
+    day = due.replace(hour=0, minute=0, second=0, microsecond=0)
+
+    for until in (due - timedelta(seconds=1), due + timedelta(seconds=1), day + timedelta(hours=23, minutes=59)):
+        [refusal] = say(partner, wish(until=until)).refused
+        assert refusal.code == "not_later"
+        assert refusal.message == f"The answer is due by {day:%Y-%m-%d}T00:00:00Z. Ask for a later date."
+    assert counts(say(partner, wish(until=day + timedelta(days=1)))) == (1, 0, [])
+
+
+def test_no_time_is_asked_or_given_for_a_notice_that_a_person_closed(partner: Partner) -> None:
+    tell(partner, notices=2)
+    say(partner, wish(1))
+    lead = User.objects.create_user("lead", is_staff=True)
+    for notice in Notice.objects.order_by("sequence"):
+        closing.close_notice(user_id=lead.pk, notice_id=notice.pk, reason="duplicate", text="The same wish as before.")
+
+    assert counts(say(partner, wish(2))) == (0, 0, ["already_ended"])
+    with pytest.raises(extensions.NothingToExtend):
+        extensions.grant(extension_id=Extension.objects.get().pk, actor="staff:7", decision="Tapes.")
 
 
 def test_a_refused_wish_changes_no_date_and_another_may_be_asked(partner: Partner) -> None:

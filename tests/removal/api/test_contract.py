@@ -7,18 +7,21 @@ writes it anew; what would break a receiver is refused all the same.
 import copy
 import json
 import os
+from datetime import timedelta
 from typing import Any
 
 import jsonschema_rs
 import pytest
+from django.utils import timezone
 from pydantic import TypeAdapter
 from pytest_django import Settings
 
 from partners.models import Partner
-from removal import payload
+from removal import delivery, escalation, payload, planning, reminders, verification
 from removal.api import contract
+from removal.models import DeliveryBody, Notice
 from tests.conftest import ROOT
-from tests.factories import make_partner
+from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.removal.api.conftest import Caller
 from tests.removal.api.test_identifiers import KINDS, messages_of, tell_of_everything
 
@@ -151,6 +154,36 @@ def test_messages_of_every_kind_are_valid(identifiers: str) -> None:
     assert fields == contract.schema()["$defs"]["Notice"]["properties"].keys()  # none is described that is never sent
     for message in messages:  # the types that they are made of say so too
         assert TypeAdapter(payload.NoticesMessage).validate_python(message, strict=True) == message
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("identifiers", Partner.Identifiers.values)
+def test_pings_samples_and_reminders_that_are_made_are_valid(identifiers: str) -> None:
+    partner = make_partner("acme", identifiers=identifiers).partner
+    disclose(make_release(contents={"site:1": ["post:1"]}), partner)
+    record(make_wish("site:1"))
+    planning.plan(budget=timedelta(seconds=5))
+    delivery.claim_due(partner_id=partner.pk)
+    planned_at = timezone.now() - timedelta(days=16)
+    Notice.objects.update(planned_at=planned_at, respond_by=planned_at + timedelta(days=30))
+    escalation.look()
+    assert reminders.remind() == 1
+    samples = verification.make_samples(slug="acme", epoch=1, head=1, now=timezone.now())
+    [reminder] = DeliveryBody.objects.filter(delivery__first_sequence=None)
+
+    made = {
+        "removal.ping": samples.ping,
+        "removal.notices": samples.notice,
+        "removal.reminder": bytes(reminder.body),
+    }
+
+    for kind, body in made.items():
+        message = json.loads(body)
+        assert (message["type"], faults_of(message)) == (kind, [])
+        assert TypeAdapter(contract.MESSAGES[kind][0]).validate_python(message, strict=True) == message
+    if identifiers != Partner.Identifiers.RAW:
+        [due] = json.loads(reminder.body)["data"]["due"]
+        assert due["respond_by"].endswith("T00:00:00Z")
 
 
 def test_a_receiver_that_keeps_to_the_schema_takes_fields_that_it_does_not_know() -> None:

@@ -184,7 +184,7 @@ def test_no_partner_ends_anothers_key_or_its_own_outbound_one(partner: Caller, h
     make_partner("globex")
     theirs = partnerships.register_signing_key(actor="test", slug="globex", public_key=public_key(), now=timezone.now())
     outbound = Secret.objects.get(partner=holder.partner)
-    for key_id in (theirs.key_id, outbound.key_id, "key_999"):
+    for key_id in (theirs.key_id, outbound.key_id, "key_999", "null,null", "key_0x1"):
         assert problem_of(partner.client.delete(f"/v1/partner/signing-keys/{key_id}"))[:2] == (404, "unknown_key")
     assert Secret.objects.filter(revoked_at=None).count() == Secret.objects.count()
 

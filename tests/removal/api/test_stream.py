@@ -13,7 +13,7 @@ from django.utils import timezone
 from standardwebhooks import Webhook
 
 from partners import keys, signing
-from partners.models import Partner, Secret
+from partners.models import ApiKey, Partner, Secret
 from removal import intake, planning, waiting
 from removal.models import Delivery, Notice, Stream
 from removal.partnerships import NewPartner
@@ -158,6 +158,22 @@ def test_a_long_poll_ends_with_the_next_notice(
     assert time.monotonic() - planned_at < 1.5
     [(_, page)] = answers
     assert [notice["sequence"] for notice in page["notices"]] == [1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_key_that_is_revoked_while_it_waits_reads_nothing(
+    partner: Caller, holder: NewPartner, answers: list[tuple[float, Any]]
+) -> None:
+    disclose(make_release(contents={"site:1": ["post:1"]}), holder.partner)
+    thread = poll(partner, "wait=20", answers)
+    wait_until_waiting(1)
+    ApiKey.objects.filter(partner=holder.partner).update(revoked_at=timezone.now())
+    record(make_wish("site:1"))
+    planning.plan(budget=BUDGET)
+    thread.join()
+    [(_, problem)] = answers
+    assert (problem["status"], problem["code"]) == (401, "unauthorized")
+    assert Stream.objects.get().served == ()
 
 
 @pytest.mark.django_db(transaction=True)

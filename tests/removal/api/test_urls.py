@@ -98,6 +98,17 @@ def test_every_operation_says_who_may_call_it_and_how_errors_look(described: dic
     }
 
 
+def test_headers_that_sign_are_described(described: dict[str, Any]) -> None:
+    signed = ["webhook-id", "webhook-timestamp", "webhook-signature"]
+    statement = described["paths"]["/v1/stream/statement"]["get"]["responses"]["200"]
+    assert list(statement["headers"]) == signed
+    assert "schema" in statement["content"]["application/json"]
+    answers = described["paths"]["/v1/acknowledgements"]["post"]["parameters"]
+    assert [(each["name"], each["in"], each["required"]) for each in answers] == [
+        (name, "header", False) for name in signed
+    ]
+
+
 def test_unknown_fields_are_errors_in_every_body(described: dict[str, Any]) -> None:
     schemas = described["components"]["schemas"]
     taken = {
