@@ -15,11 +15,19 @@ from removal.admin.actions import Act, Action, Failed, Shown, one_by_one
 
 
 def _set_paused(act: Act, *, paused: bool) -> str:
-    same = [
-        not partnerships.set_paused(actor=act.actor, slug=partner.slug, paused=paused) for partner in act.rows
-    ].count(True)
-    word, before = ("paused", "been paused before") if paused else ("resumed", "not been paused")
-    return f"{len(act.rows) - same} {word}; {same} had {before}."
+    def step(partner: Partner) -> None:
+        if not partnerships.set_paused(actor=act.actor, slug=partner.slug, paused=paused):
+            raise Failed(_why_not(partner))
+
+    return one_by_one(act, step, done="paused" if paused else "resumed", errors=(Failed, partnerships.StillOnboarding))
+
+
+def _why_not(partner: Partner) -> str:
+    """Say why a partner is not paused, or not resumed."""
+    partner.refresh_from_db(fields=["state"])
+    if partner.state == Partner.State.ONBOARDING:
+        return f"{partner.slug} is in onboarding: nothing is sent to it before its endpoint has passed the checks."
+    return f"{partner.slug} is {partner.state} already."
 
 
 PAUSE = Action(
@@ -28,6 +36,7 @@ PAUSE = Action(
     permission="removal.pause",
     run=partial(_set_paused, paused=True),
     applies=lambda partner: partner.state == Partner.State.LIVE,
+    why_not=_why_not,
     explanation="Nothing is sent while it is paused. What it is owed stays owed, and gets older.",
 )
 RESUME = Action(
@@ -36,6 +45,7 @@ RESUME = Action(
     permission="removal.pause",
     run=partial(_set_paused, paused=False),
     applies=lambda partner: partner.state == Partner.State.PAUSED,
+    why_not=_why_not,
     explanation="What waited is sent, the oldest first.",
 )
 

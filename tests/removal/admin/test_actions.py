@@ -136,7 +136,18 @@ def test_a_double_click_at_the_same_moment_rotates_once(loopback_partners: None)
     assert Secret.objects.filter(partner=partner, direction="outbound").count() == 2
 
 
-DANGEROUS = ["close", "waive", "withdraw", "rotate", "change-url", "resend", "new-key", "revoke", "export"]
+DANGEROUS = [
+    "close",
+    "waive",
+    "waive-verification",
+    "withdraw",
+    "rotate",
+    "change-url",
+    "resend",
+    "new-key",
+    "revoke",
+    "export",
+]
 
 
 def test_every_dangerous_action_says_so() -> None:
@@ -257,10 +268,19 @@ def test_the_other_things_that_staff_do(lead: User) -> None:
         return told(desk)
 
     partner_url = "/admin/partners/partner/act/{}/?rows=" + str(partner.pk)
-    [said] = carry_out(partner_url.format("resend"), first=1)
+    resend = partner_url.format("resend")
+    _, token = ask(desk, resend)
+    asked = desk.post(resend, {"token": token, "first": 1}).content.decode()
+    effect = "Will send 1 notices in 1 messages again."
+    assert effect in asked
+    assert LogEntry.objects.filter(action="messages_sent_again").count() == 0  # shown before it is done
+    [said] = carry_out(resend, first=1, effect=effect)
     assert said.startswith("1 notices in 1 messages are sent again")
+    before = Endpoint.objects.get(partner=partner).url
     [said] = carry_out(partner_url.format("change-url"), url="http://127.0.0.1:9/new")
-    assert Endpoint.objects.get(partner=partner).url == "http://127.0.0.1:9/new"
+    assert said == f"{partner.slug} did not pass. What followed: nothing."
+    endpoint = Endpoint.objects.get(partner=partner)
+    assert (endpoint.url, endpoint.pending_url) == (before, "http://127.0.0.1:9/new")
     page = desk.post(
         partner_url.format("change-url"), {"token": uuid.uuid4(), "url": "javascript:alert(1)"}
     ).content.decode()
@@ -271,7 +291,9 @@ def test_the_other_things_that_staff_do(lead: User) -> None:
     assert carry_out(f"/admin/removal/removalrequest/act/withdraw/?rows={request.pk}") == ["1 withdrawn."]
     assert RemovalRequest.objects.get(pk=request.pk).outcome == "withdrawn"
     done = LogEntry.objects.filter(actor=f"staff:{lead.pk}").order_by("pk").values_list("action", flat=True)
-    assert list(done) == ["messages_sent_again", "endpoint_changed", "api_key_revoked", "request_withdrawn"]
+    assert list(done) == [
+        "messages_sent_again", "endpoint_proposed", "verification_failed", "api_key_revoked", "request_withdrawn",
+    ]  # fmt: skip
 
 
 def test_a_row_offers_what_goes_with_it(lead: User) -> None:

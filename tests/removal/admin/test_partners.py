@@ -45,11 +45,11 @@ def test_pausing_and_resuming_changes_the_selected_partners_and_is_logged(desk: 
     first, second, _ = (make_partner().partner for _ in range(3))
 
     assert act(desk, "pause", first, second) == 302
-    assert told(desk) == ["2 paused; 0 had been paused before."]
+    assert told(desk) == ["2 paused."]
     assert states() == ["paused", "paused", "live"]
 
     assert act(desk, "resume", second) == 302
-    assert told(desk) == ["1 resumed; 0 had not been paused."]
+    assert told(desk) == ["1 resumed."]
     assert states() == ["paused", "live", "live"]
 
     staff = f"staff:{superuser.pk}"
@@ -65,7 +65,9 @@ def test_pausing_again_changes_nothing_and_says_so(desk: Client) -> None:
     act(desk, "pause", partner)
     told(desk)
     assert act(desk, "pause", partner) == 302
-    assert told(desk) == [f"“Pause: hold messages” does not go with {partner.slug}, as things stand."]
+    assert told(desk) == [
+        f"“Pause: hold messages” does not go with {partner.slug}, as things stand. {partner.slug} is paused already."
+    ]
     assert len(logged()) == 1
 
 
