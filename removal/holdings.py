@@ -81,14 +81,12 @@ OPEN_NOTICES = """
 select count(*), count(*) filter (where respond_by < %(now)s)
   from removal_notice
  where stream_id = %(partner)s and withdrawn_at is null and closed_at is null
-   and closed_at is null
    and handling not in ('completed', 'partially_completed', 'rejected')
 """
 OLDEST_NOTICE = """
 select n.sequence, r.public_id, n.planned_at, n.respond_by
   from removal_notice n join removal_removalrequest r on r.id = n.request_id
  where n.stream_id = %(partner)s and n.withdrawn_at is null and n.closed_at is null
-   and n.closed_at is null
    and n.handling not in ('completed', 'partially_completed', 'rejected')
  order by n.respond_by, n.id limit 1
 """
