@@ -145,7 +145,9 @@ def test_pausing_a_partner_in_onboarding_says_why_it_cannot_be(desk: Client, dee
     why = "cme is in onboarding: nothing is sent to it before its endpoint has passed the checks."
     assert carry_out(desk, deed, partner).status_code == 302
     assert told(desk)[0].endswith(f"does not go with acme, as things stand. a{why}")
-    assert f"A{why}" in desk.post(act_url(deed, partner)).content.decode()  # by a page that was opened before
+    assert (
+        f"A{why}" in desk.post(act_url(deed, partner), {"reason": "fault"}).content.decode()
+    )  # by a page that was opened before
     assert Partner.objects.get().state == "onboarding"
 
 

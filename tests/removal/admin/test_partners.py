@@ -25,7 +25,7 @@ def act(desk: Client, action: str, *partners: Partner) -> int:
     if page.status_code != 200:
         return page.status_code
     [token] = re.findall(r'name="token" value="([^"]+)"', page.content.decode())
-    return desk.post(chosen["Location"], {"token": token}).status_code
+    return desk.post(chosen["Location"], {"token": token, "reason": "fault"}).status_code
 
 
 def told(desk: Client) -> list[str]:
@@ -54,8 +54,8 @@ def test_pausing_and_resuming_changes_the_selected_partners_and_is_logged(desk: 
 
     staff = f"staff:{superuser.pk}"
     assert logged() == [
-        (staff, "partner_paused", {"partner": first.pk}),
-        (staff, "partner_paused", {"partner": second.pk}),
+        (staff, "partner_paused", {"partner": first.pk, "reason": "fault"}),
+        (staff, "partner_paused", {"partner": second.pk, "reason": "fault"}),
         (staff, "partner_resumed", {"partner": second.pk}),
     ]
 
@@ -87,7 +87,7 @@ def test_whoever_has_the_right_may_pause_them(viewer: User, viewer_desk: Client)
     partner = make_partner().partner
     viewer.user_permissions.add(Permission.objects.get(codename="pause"))
     assert act(viewer_desk, "pause", partner) == 302
-    assert logged() == [(f"staff:{viewer.pk}", "partner_paused", {"partner": partner.pk})]
+    assert logged() == [(f"staff:{viewer.pk}", "partner_paused", {"partner": partner.pk, "reason": "fault"})]
 
 
 def test_choosing_no_action_changes_nothing(desk: Client) -> None:
