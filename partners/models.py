@@ -216,6 +216,36 @@ class Verification(models.Model):
         return f"verification {self.pk}"
 
 
+class Contact(models.Model):
+    """Whom to write to, or call, at a partner. Personal data: in no log, and deleted when it is no longer needed."""
+
+    class Role(models.TextChoices):
+        ENGINEERING = "engineering", "engineering"  # its receiver, its keys
+        LEGAL = "legal", "legal"  # its contract, and what it refuses
+        PRIVACY = "privacy", "privacy"  # its answers to people's wishes
+
+    partner = models.ForeignKey(Partner, models.PROTECT, related_name="contacts")
+    role = models.CharField(max_length=12, choices=Role)
+    name = models.CharField(max_length=200)
+    email = models.EmailField("e-mail", blank=True)
+    phone = models.CharField(max_length=40, blank=True)
+
+    class Meta:
+        constraints = [
+            CheckConstraint(
+                condition=Q(role__in=["engineering", "legal", "privacy"]), name="a_contact_has_one_of_three_roles"
+            ),
+            CheckConstraint(
+                condition=~Q(email="", phone=""),
+                name="a_contact_can_be_reached",
+                violation_error_message="Give an e-mail address or a telephone number.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"contact {self.pk}"  # never the name: this is what is logged
+
+
 class ApiKey(models.Model):
     """A bearer key, shown once. 256 random bits need no slow hash: SHA-256 is what is stored."""
 

@@ -81,14 +81,12 @@ OPEN_NOTICES = """
 select count(*), count(*) filter (where respond_by < %(now)s)
   from removal_notice
  where stream_id = %(partner)s and withdrawn_at is null and closed_at is null
-   and closed_at is null
    and handling not in ('completed', 'partially_completed', 'rejected')
 """
 OLDEST_NOTICE = """
 select n.sequence, r.public_id, n.planned_at, n.respond_by
   from removal_notice n join removal_removalrequest r on r.id = n.request_id
  where n.stream_id = %(partner)s and n.withdrawn_at is null and n.closed_at is null
-   and n.closed_at is null
    and n.handling not in ('completed', 'partially_completed', 'rejected')
  order by n.respond_by, n.id limit 1
 """
@@ -134,9 +132,8 @@ def holdings_of(*, partner: str, now: datetime) -> Holdings:
     if holder is None:
         raise UnknownPartner(partner)
     asked: dict[str, Any] = {"partner": holder.pk, "now": now}
+    releases = releases_of(partner_id=holder.pk)
     with connection.cursor() as cursor:
-        cursor.execute(RELEASES_OF_PARTNER, [holder.pk])
-        releases = [HeldRelease(*row) for row in cursor.fetchall()]
         cursor.execute(OPEN_NOTICES, asked)
         open_notices, overdue = cursor.fetchone()
         cursor.execute(OLDEST_NOTICE, asked)
@@ -149,6 +146,13 @@ def holdings_of(*, partner: str, now: datetime) -> Holdings:
         overdue_notices=overdue,
         oldest=OpenNotice(*oldest) if oldest else None,
     )
+
+
+def releases_of(*, partner_id: int) -> list[HeldRelease]:
+    """List what one partner was given, the oldest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(RELEASES_OF_PARTNER, [partner_id])
+        return [HeldRelease(*row) for row in cursor.fetchall()]
 
 
 # For each partner with a notice of a request: the handovers that its notices name, of those recorded after the request

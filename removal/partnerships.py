@@ -35,6 +35,23 @@ class StillOnboarding(Exception):
 
 
 @dataclass(frozen=True)
+class Why:
+    """Why somebody did something to a partner, for the log: a word from a list, and the number of a ticket.
+
+    No words of one's own: the log is kept for ever, and names nobody.
+    """
+
+    reason: str = ""
+    ticket: str = ""
+
+    def as_ids(self) -> dict[str, str]:
+        return {name: value for name, value in vars(self).items() if value}
+
+
+UNSAID = Why()
+
+
+@dataclass(frozen=True)
 class NewPartner:
     """A partner with the two secrets that are shown once: ours that signs, theirs that calls.
 
@@ -87,7 +104,7 @@ def add_partner(
 
 
 @whole_step
-def set_paused(*, actor: str, slug: str, paused: bool) -> bool:
+def set_paused(*, actor: str, slug: str, paused: bool, why: Why = UNSAID) -> bool:
     """Stop or resume the messages to a partner; returns whether that changed anything.
 
     Obligations stay open and age while it is paused. A message that is on its way may still arrive. Raises
@@ -104,12 +121,12 @@ def set_paused(*, actor: str, slug: str, paused: bool) -> bool:
     partner.save(update_fields=["state"])
     if not paused:
         make_due(partner)
-    log_change(actor, "partner_paused" if paused else "partner_resumed", partner)
+    log_change(actor, "partner_paused" if paused else "partner_resumed", partner, **why.as_ids())
     return True
 
 
 @whole_step
-def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta | None = None) -> str:
+def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta | None = None, why: Why = UNSAID) -> str:
     """Give a partner a new signing secret, to be shown once; the old one signs beside it until ``overlap`` is over.
 
     That is SECRET_OVERLAP unless said. Halfway through, a worker verifies that the partner knows the new one. Raises
@@ -119,7 +136,7 @@ def rotate_secret(*, actor: str, slug: str, now: datetime, overlap: timedelta | 
     overlap = settings.SECRET_OVERLAP if overlap is None else overlap
     secret = keys.rotate_secret(partner=partner, now=now, overlap=overlap)
     _let_verify(partner, after=overlap / 2)
-    log_change(actor, "secret_rotated", partner)
+    log_change(actor, "secret_rotated", partner, **why.as_ids())
     return secret
 
 

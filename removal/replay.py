@@ -13,7 +13,7 @@ from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 from removal.models import LogEntry
-from removal.partnerships import find_partner
+from removal.partnerships import UNSAID, Why, find_partner
 from removal.transactions import whole_step
 
 BATCH = 10_000  # messages in one transaction
@@ -65,6 +65,7 @@ def send_again(
     first: int = 1,
     last: int | None = None,
     since: datetime | None = None,
+    why: Why = UNSAID,
     progress: Callable[[int], None] = lambda messages: None,
 ) -> Extent:
     """Send again the messages that hold the numbers ``first`` to ``last``, or what was delivered since a moment.
@@ -74,7 +75,7 @@ def send_again(
     """
     chosen = _chosen(find_partner(slug).pk, first, last, since)
     messages = notices = after = 0
-    while batch := _send_batch(actor=actor, chosen=chosen, after=after):
+    while batch := _send_batch(actor=actor, chosen=chosen, after=after, why=why):
         messages += len(batch)
         notices += sum(end - start + 1 for start, end in batch)
         after = max(start for start, _ in batch)
@@ -91,7 +92,7 @@ def _chosen(partner_id: int, first: int, last: int | None, since: datetime | Non
 
 
 @whole_step
-def _send_batch(*, actor: str, chosen: dict[str, Any], after: int) -> list[tuple[int, int]]:
+def _send_batch(*, actor: str, chosen: dict[str, Any], after: int, why: Why) -> list[tuple[int, int]]:
     with connection.cursor() as cursor:
         _lock(cursor, chosen["partner"])
         cursor.execute(AGAIN, {**chosen, "after": after, "batch": BATCH})
@@ -105,6 +106,7 @@ def _send_batch(*, actor: str, chosen: dict[str, Any], after: int) -> list[tuple
                 "messages": len(ranges),
                 "first": min(start for start, _ in ranges),
                 "last": max(end for _, end in ranges),
+                **why.as_ids(),
             },
         )
     return ranges

@@ -25,6 +25,7 @@ from partners.onboarding import Check
 from partners.signing import SigningKey
 from removal import hints, partnerships, payload
 from removal.models import Incident, LogEntry, Stream
+from removal.partnerships import UNSAID, Why
 from removal.statements import read_response
 from removal.transactions import whole_step
 
@@ -74,7 +75,9 @@ class _Trial:
     lease: datetime
 
 
-def verify(*, actor: str, slug: str, url: str | None = None, gap: timedelta | None = None) -> Verification:
+def verify(
+    *, actor: str, slug: str, url: str | None = None, gap: timedelta | None = None, why: Why = UNSAID
+) -> Verification:
     """Run the checks against a partner's endpoint, or against the new ``url`` first proposed, and record the result.
 
     Passing makes a partner in onboarding live, puts a pending URL in use and opens a suspended endpoint. Failing stops
@@ -82,7 +85,7 @@ def verify(*, actor: str, slug: str, url: str | None = None, gap: timedelta | No
     transactions. Raises UnknownPartner, InvalidPartner (the URL), Underway, and TooSoon when the last one began less
     than ``gap`` ago.
     """
-    trial = _begin(actor=actor, slug=slug, url=url, gap=gap)
+    trial = _begin(actor=actor, slug=slug, url=url, gap=gap, why=why)
     with webhook.Line(
         allow_http=settings.PARTNER_ALLOW_HTTP,
         allowed_networks=settings.PARTNER_ALLOWED_NETWORKS,
@@ -102,7 +105,7 @@ def verify(*, actor: str, slug: str, url: str | None = None, gap: timedelta | No
 
 
 @whole_step
-def _begin(*, actor: str, slug: str, url: str | None, gap: timedelta | None) -> _Trial:
+def _begin(*, actor: str, slug: str, url: str | None, gap: timedelta | None, why: Why) -> _Trial:
     partner = partnerships.lock_partner(slug)
     endpoint = _lock_endpoint(partner)
     now = _clock()
@@ -115,7 +118,7 @@ def _begin(*, actor: str, slug: str, url: str | None, gap: timedelta | None) -> 
             message = f"The last verification of {slug} was a moment ago. Look at its result, then try again."
             raise TooSoon(message, wait=last.started_at + gap - now)
     if url is not None:
-        _propose(actor, partner, endpoint, url)
+        _propose(actor, partner, endpoint, url, why)
     endpoint.verifying_until = now + LEASE
     endpoint.save(update_fields=["verifying_until"])
     signer = signer_for(partner_id=partner.pk, now=now)
@@ -132,7 +135,7 @@ def _begin(*, actor: str, slug: str, url: str | None, gap: timedelta | None) -> 
     )
 
 
-def _propose(actor: str, partner: Partner, endpoint: Endpoint, url: str) -> None:
+def _propose(actor: str, partner: Partner, endpoint: Endpoint, url: str, why: Why = UNSAID) -> None:
     """Keep a new URL beside the one in use. Nothing is sent to a partner in onboarding: its URL is replaced."""
     partnerships.checked_url(url)
     if partner.state == Partner.State.ONBOARDING:
@@ -142,7 +145,7 @@ def _propose(actor: str, partner: Partner, endpoint: Endpoint, url: str) -> None
         endpoint.pending_url = "" if is_in_use else url
     endpoint.changed_at = _clock()
     endpoint.save(update_fields=["url", "pending_url", "changed_at"])
-    partnerships.log_change(actor, "endpoint_proposed", partner)
+    partnerships.log_change(actor, "endpoint_proposed", partner, **why.as_ids())
 
 
 @whole_step

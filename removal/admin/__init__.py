@@ -9,6 +9,7 @@ from django.contrib import admin
 from removal.admin import (
     accounts,
     closings,
+    contacts,
     deadlines,
     deliveries,
     evidence,
@@ -23,6 +24,7 @@ from removal.admin import (
 __all__ = [
     "accounts",
     "closings",
+    "contacts",
     "deadlines",
     "deliveries",
     "evidence",

@@ -89,7 +89,8 @@ class Action:
     ``run`` calls the step function and returns what to tell the person, or a response of its own (an export). Errors of
     the kinds in ``errors`` are shown as they are, and nothing counts as done. ``preview`` says, a line each, what will
     happen; where that depends on what is written in the form, ``effect`` says it, and the page asks once more.
-    ``applies`` keeps rows away for which there is nothing to do. Several rows: see ``one_by_one``.
+    ``applies`` keeps rows away for which there is nothing to do; ``why_not`` says of such a row why. Several rows: see
+    ``one_by_one``.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Action:
     errors: tuple[type[Exception], ...] = field(default=(Failed,))
     is_dangerous: bool = False
     applies: Callable[[Any], bool] = lambda row: True
+    why_not: Callable[[Any], str] = lambda row: ""
     explanation: str = ""
     leaves_page: bool = False  # the answer is a file: the page stays as it is
 
@@ -296,7 +298,8 @@ class ActingAdmin(ReadOnlyAdmin):
         not_for = [row for row in rows if not action.applies(row)]
         if not_for and request.method != "POST":
             names = ", ".join(shorten(str(row), most=40) for row in not_for[:5])
-            messages.error(request, f"“{action.label}” does not go with {names}, as things stand.")
+            reasons = " ".join(dict.fromkeys(filter(None, map(action.why_not, not_for[:5]))))
+            messages.error(request, f"“{action.label}” does not go with {names}, as things stand. {reasons}".strip())
             return redirect(back)
         if len(rows) == 1:
             back = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[rows[0].pk])

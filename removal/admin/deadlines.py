@@ -14,12 +14,24 @@ class EditableAdmin(ReadOnlyAdmin):
     """A page that those with the model's own permissions may edit: a setting, not history."""
 
     is_setting = True
+    is_deletable = False
 
     def has_add_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return request.user.has_perm(f"removal.add_{self.opts.model_name}")
+        return request.user.has_perm(f"{self.opts.app_label}.add_{self.opts.model_name}")
 
     def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return request.user.has_perm(f"removal.change_{self.opts.model_name}")
+        return request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}")
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return self.is_deletable and request.user.has_perm(f"{self.opts.app_label}.delete_{self.opts.model_name}")
+
+    def delete_model(self, request: HttpRequest, row: Any) -> None:
+        LogEntry.objects.create(
+            actor=f"staff:{request.user.pk}",
+            action=f"{self.opts.model_name}_deleted",
+            about={self.opts.model_name: row.pk},
+        )
+        super().delete_model(request, row)
 
     def save_model(self, request: HttpRequest, row: Any, form: Any, change: bool) -> None:
         super().save_model(request, row, form, change)
@@ -63,15 +75,7 @@ class HolidayAdmin(EditableAdmin):
     list_filter = ("calendar",)
     ordering = ("-day", "pk")  # type: ignore[assignment]  # the base has one column
     fields = ("calendar", "day", "name")
-
-    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return request.user.has_perm("removal.delete_holiday")
-
-    def delete_model(self, request: HttpRequest, holiday: Holiday) -> None:
-        LogEntry.objects.create(
-            actor=f"staff:{request.user.pk}", action="holiday_deleted", about={"holiday": holiday.pk}
-        )
-        super().delete_model(request, holiday)
+    is_deletable = True
 
 
 @admin.register(RequestExtension)

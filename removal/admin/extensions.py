@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 
 from partners.admin import link, shorten, verbatim
 from removal import extensions
-from removal.admin.actions import Act, ActingAdmin, Action, one_by_one
+from removal.admin.actions import Act, ActingAdmin, Action, Failed, one_by_one
 from removal.admin.words import moment, state_badge
 from removal.models import Extension
 
@@ -20,13 +20,20 @@ class DecisionForm(forms.Form):
 
 def _decide(act: Act, decide: Callable[..., None], done: str) -> str:
     def step(wish: Extension) -> None:
-        decide(extension_id=wish.pk, actor=act.actor, decision=act.said["decision"])
+        try:
+            decide(extension_id=wish.pk, actor=act.actor, decision=act.said["decision"])
+        except (extensions.DecisionNeeded, extensions.NotAsked, extensions.NothingToExtend) as error:
+            raise Failed(f"{wish}: {error}") from error
 
-    return one_by_one(act, step, done=done, errors=(extensions.NotAsked, extensions.NothingToExtend))
+    return one_by_one(act, step, done=done, errors=(Failed,))
 
 
 def _is_open(wish: Extension) -> bool:
     return wish.state == Extension.State.ASKED
+
+
+def _why_not(wish: Extension) -> str:
+    return f"It was {wish.state} before."
 
 
 GRANT = Action(
@@ -37,6 +44,7 @@ GRANT = Action(
     preview=lambda wishes: [f"{wish}, until {moment(wish.extend_until)}" for wish in wishes],
     form=DecisionForm,
     applies=_is_open,
+    why_not=_why_not,
     explanation="A notice is extended once.",
 )
 REFUSE = Action(
@@ -46,6 +54,7 @@ REFUSE = Action(
     run=partial(_decide, decide=extensions.refuse, done="refused"),
     form=DecisionForm,
     applies=_is_open,
+    why_not=_why_not,
 )
 
 

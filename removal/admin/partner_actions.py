@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from django import forms
 from django.utils import timezone
@@ -12,14 +13,62 @@ from partners.admin import shorten
 from partners.models import Partner, Verification
 from removal import hints, partnerships, replay, verification
 from removal.admin.actions import Act, Action, Failed, Shown, one_by_one
+from removal.partnerships import Why
+
+
+class WhyForm(forms.Form):
+    """Why, as the log keeps it. Set ``reasons`` in a subclass."""
+
+    reasons: Sequence[tuple[str, str]] = ()
+
+    reason = forms.ChoiceField(label="Why", widget=forms.RadioSelect)
+    ticket = forms.RegexField(
+        r"\A[A-Za-z0-9#/_-]+\Z",
+        label="Ticket",
+        max_length=40,
+        required=False,
+        help_text="The number under which you keep the rest, such as OPS-1234. The log is kept for ever: name nobody.",
+        error_messages={"invalid": "Write the number of a ticket only: letters, digits, # / _ and -."},
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        choices: Any = self.fields["reason"]
+        choices.choices = self.reasons
+        self.order_fields([name for name in self.fields if name not in {"reason", "ticket"}])
+
+
+def _why(act: Act) -> Why:
+    return Why(act.said.get("reason", ""), act.said.get("ticket", ""))
+
+
+def _extent_said(act: Act) -> dict[str, Any]:
+    return {name: act.said[name] for name in ("first", "last", "since")}
+
+
+class PauseForm(WhyForm):
+    reasons = (
+        ("partner_asked", "the partner asked for it"),
+        ("planned_work", "planned work, theirs or ours"),
+        ("fault", "something is wrong there, and must be looked at first"),
+        ("contract", "the contract has ended, or is in question"),
+    )
 
 
 def _set_paused(act: Act, *, paused: bool) -> str:
-    same = [
-        not partnerships.set_paused(actor=act.actor, slug=partner.slug, paused=paused) for partner in act.rows
-    ].count(True)
-    word, before = ("paused", "been paused before") if paused else ("resumed", "not been paused")
-    return f"{len(act.rows) - same} {word}; {same} had {before}."
+    def step(partner: Partner) -> None:
+        if not partnerships.set_paused(actor=act.actor, slug=partner.slug, paused=paused, why=_why(act)):
+            raise Failed(_why_not(partner))
+
+    return one_by_one(act, step, done="paused" if paused else "resumed", errors=(Failed, partnerships.StillOnboarding))
+
+
+def _why_not(partner: Partner) -> str:
+    """Say why a partner is not paused, or not resumed."""
+    partner.refresh_from_db(fields=["state"])
+    if partner.state == Partner.State.ONBOARDING:
+        return f"{partner.slug} is in onboarding: nothing is sent to it before its endpoint has passed the checks."
+    return f"{partner.slug} is {partner.state} already."
 
 
 PAUSE = Action(
@@ -27,7 +76,9 @@ PAUSE = Action(
     label="Pause: hold messages",
     permission="removal.pause",
     run=partial(_set_paused, paused=True),
+    form=PauseForm,
     applies=lambda partner: partner.state == Partner.State.LIVE,
+    why_not=_why_not,
     explanation="Nothing is sent while it is paused. What it is owed stays owed, and gets older.",
 )
 RESUME = Action(
@@ -36,11 +87,18 @@ RESUME = Action(
     permission="removal.pause",
     run=partial(_set_paused, paused=False),
     applies=lambda partner: partner.state == Partner.State.PAUSED,
+    why_not=_why_not,
     explanation="What waited is sent, the oldest first.",
 )
 
 
-class RotateForm(forms.Form):
+class RotateForm(WhyForm):
+    reasons = (
+        ("planned", "it was time for it"),
+        ("partner_asked", "the partner asked for it"),
+        ("leaked", "somebody else may know the old one"),
+    )
+
     overlap_hours = forms.IntegerField(
         label="The old secret goes on signing for",
         min_value=0,
@@ -54,7 +112,7 @@ def _rotate(act: Act) -> Shown:
     partner = _one(act)
     hours: int = act.said["overlap_hours"]
     secret = partnerships.rotate_secret(
-        actor=act.actor, slug=partner.slug, now=timezone.now(), overlap=timedelta(hours=hours)
+        actor=act.actor, slug=partner.slug, now=timezone.now(), overlap=timedelta(hours=hours), why=_why(act)
     )
     return Shown(f"{partner.slug} has a new signing secret; the old one signs too for {hours} more hours.", secret)
 
@@ -71,7 +129,13 @@ ROTATE = Action(
 )
 
 
-class AddressForm(forms.Form):
+class AddressForm(WhyForm):
+    reasons = (
+        ("partner_asked", "the partner asked for it"),
+        ("gone", "the old one answered 410 Gone"),
+        ("mistake", "the old one was a mistake of ours"),
+    )
+
     url = forms.CharField(
         label="New URL",
         max_length=2000,
@@ -85,7 +149,7 @@ def _told(result: Verification) -> str:
 
 
 def _verify(act: Act) -> str:
-    return _told(verification.verify(actor=act.actor, slug=_one(act).slug, url=act.said.get("url")))
+    return _told(verification.verify(actor=act.actor, slug=_one(act).slug, url=act.said.get("url"), why=_why(act)))
 
 
 VERIFY = Action(
@@ -134,7 +198,13 @@ WAIVE_VERIFICATION = Action(
 )
 
 
-class RangeForm(forms.Form):
+class RangeForm(WhyForm):
+    reasons = (
+        ("partner_lost", "the partner lost what it had received"),
+        ("restored", "the partner went back to a backup"),
+        ("repaired", "its receiver did not do what it should, and does now"),
+    )
+
     first = forms.IntegerField(label="From number", min_value=1, initial=1)
     last = forms.IntegerField(label="To number", min_value=1, required=False, help_text="Empty: to the end.")
     since = forms.DateTimeField(
@@ -143,13 +213,13 @@ class RangeForm(forms.Form):
 
 
 def _extent(act: Act) -> str:
-    extent = replay.extent_of(slug=_one(act).slug, **act.said)
+    extent = replay.extent_of(slug=_one(act).slug, **_extent_said(act))
     return f"Will send {extent.notices} notices in {extent.messages} messages again."
 
 
 def _resend(act: Act) -> str:
     partner = _one(act)
-    extent = replay.send_again(actor=act.actor, slug=partner.slug, **act.said)
+    extent = replay.send_again(actor=act.actor, slug=partner.slug, why=_why(act), **_extent_said(act))
     hints.hint_stream(partner_id=partner.pk)
     return f"{extent.notices} notices in {extent.messages} messages are sent again, behind all that is new."
 

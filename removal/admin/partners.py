@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from partners.admin import ApiKeyAdmin, ReadOnly, badge, checks_table, link, result_badge, shorten, state_of
 from partners.models import ApiKey, Endpoint, Partner, Secret, Verification
 from removal.admin.actions import ActingAdmin
+from removal.admin.contacts import contacts_of
 from removal.admin.exports import EXPORT_PARTNER
 from removal.admin.partner_actions import (
     CHANGE_URL,
@@ -22,6 +23,7 @@ from removal.admin.partner_actions import (
     VERIFY,
     WAIVE_VERIFICATION,
 )
+from removal.admin.partner_page import page_of
 from removal.admin.questions import holdings_of
 from removal.admin.words import state_badge
 
@@ -57,7 +59,7 @@ class PartnerAdmin(ActingAdmin):
     when_empty = "No partner yet. Add the first one with: manage.py partner add"
     list_display = ("slug", "full_name", "standing", "address", "endpoint_standing", "created_at")
     list_filter = ("state",)
-    list_select_related = ("endpoint",)
+    list_select_related = ("endpoint", "stream")
     ordering = ("slug",)
     search_fields = ("slug", "name")
     search_help_text = "A part of the slug or the name."
@@ -66,7 +68,10 @@ class PartnerAdmin(ActingAdmin):
 
     def page_context(self, row: Any) -> dict[str, Any]:
         return {
-            "holdings": partial(holdings_of, row),  # the template calls it for those who may see any of it
+            # The template calls each for those who may see it.
+            "stands": partial(page_of, row, now=timezone.now()),
+            "contacts": partial(contacts_of, row.pk),
+            "holdings": partial(holdings_of, row),
             "proof": partial(_proof_of, row),
             "own_keys": partial(_keys_of, row),
         }

@@ -21,7 +21,7 @@ from partners.admin import badge, link, shorten
 from partners.models import Partner
 from removal import holdings
 from removal.admin.words import state_badge
-from removal.holdings import COUNTED_TARGETS, HeldRelease, Holder, Holdings, ReleaseWith
+from removal.holdings import COUNTED_TARGETS, HeldRelease, Holder, ReleaseWith
 from removal.manifests import check_key
 from removal.models import Release, RemovalRequest, Subject
 
@@ -144,7 +144,7 @@ def _holder_row(holder: Holder, partners: dict[str, SafeString], releases: dict[
     )
 
 
-# --- what a partner holds and owes ---
+# --- what a partner holds ---
 
 
 @dataclass(frozen=True)
@@ -156,21 +156,24 @@ class HeldRow:
 
 @dataclass(frozen=True)
 class PartnerHoldings:
-    held: Holdings
+    """``items`` counts those of each of the ``count`` releases; those shown are the newest."""
+
+    count: int
+    items: int
     releases: Cut
 
 
 def holdings_of(partner: Partner) -> PartnerHoldings:
-    """Sum up what a partner was given in all, and what it still has to answer, for its page."""
-    held = holdings.holdings_of(partner=partner.slug, now=timezone.now())
+    """Sum up what a partner was given in all, for its page."""
+    held = holdings.releases_of(partner_id=partner.pk)
     # The newest first: what is cut is old.
-    shown = cut(sorted(held.releases, key=lambda release: release.last_disclosed_at, reverse=True), MOST_RELEASES)
+    shown = cut(sorted(held, key=lambda release: release.last_disclosed_at, reverse=True), MOST_RELEASES)
     links = release_links(release.release for release in shown.rows)
     rows = [
         HeldRow(release, links.get(release.release, release.release), state_badge(release.state))
         for release in shown.rows
     ]
-    return PartnerHoldings(held, Cut(rows, shown.more))
+    return PartnerHoldings(len(held), sum(release.items for release in held), Cut(rows, shown.more))
 
 
 # --- what slipped through, and where the content is ---

@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 
 from partners.admin import badge, link, shorten
 from removal import intake
-from removal.admin.actions import Act, ActingAdmin, Action, one_by_one
+from removal.admin.actions import Act, ActingAdmin, Action, Failed, one_by_one
 from removal.admin.exports import EXPORT_REQUESTS
 from removal.admin.questions import answers_about
 from removal.admin.streams import standing
@@ -83,9 +83,12 @@ class ExtensionForm(forms.Form):
 
 def _extend(act: Act) -> str:
     def step(row: RemovalRequest) -> None:
-        extend_request(actor=act.actor, public_id=row.public_id, **act.said)
+        try:
+            extend_request(actor=act.actor, public_id=row.public_id, **act.said)
+        except (CannotExtend, InvalidWish) as error:
+            raise Failed(f"{row.public_id} keeps its date. {error}") from error
 
-    return one_by_one(act, step, done="extended", errors=(CannotExtend, InvalidWish))
+    return one_by_one(act, step, done="extended", errors=(Failed,))
 
 
 EXTEND = Action(

@@ -12,6 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, badge, link, verbatim
+from removal import health
 from removal.admin.actions import ActingAdmin
 from removal.admin.closings import ASK_WAIVER, CLOSE
 from removal.admin.words import delivery_word, handling_badge, moment, spans, state_badge
@@ -66,6 +67,26 @@ class LateFilter(admin.SimpleListFilter):
                 HEARD_BY_WATERMARK
             )
         return late
+
+
+class AgeFilter(admin.SimpleListFilter):
+    """What is open, by the days since it was planned: along its own index."""
+
+    title = "age, of what is open"
+    parameter_name = "age"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("any", "any"), *((str(first), health.name_age(first, last)) for first, last in health.AGES)]
+
+    def queryset(self, request: HttpRequest, notices: Any) -> Any:
+        if self.value() == "any":
+            return notices.open()
+        chosen = [(first, last) for first, last in health.AGES if str(first) == self.value()]
+        if not chosen:
+            return notices
+        after, through = health.edges(*chosen[0], now=timezone.now())
+        found = notices.open().filter(planned_at__lte=through)
+        return found.filter(planned_at__gt=after) if after else found
 
 
 class HandlingFilter(admin.SimpleListFilter):
@@ -145,7 +166,7 @@ class NoticeAdmin(ActingAdmin):
     )
     when_empty = "No notice yet. One appears when a request is about something that a partner received."
     list_display = ("number", "partner", "delivery", "handled", "answer_due", "of_request", "kind")
-    list_filter = (LateFilter, HandlingFilter, "kind", "stream__partner")
+    list_filter = (LateFilter, AgeFilter, HandlingFilter, "kind", "stream__partner")
     list_select_related = ("stream__partner", "request")
     search_fields = ("sequence",)
     search_help_text = "A partner's slug and a number, such as: acme 1203."

@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 
 from partners.admin import badge
 from partners.models import Partner
+from removal import health
 from removal.models import Delivery, Notice
 
 TONES = {
@@ -34,6 +35,11 @@ def delivery_word(state: str, partner: Partner) -> str:
     """Say how sending stands: what waits for a partner that is paused, or not live yet, is held."""
     is_held = state == Delivery.State.WAITING and partner.state != Partner.State.LIVE
     return "held" if is_held else state
+
+
+def capped(count: int) -> str:
+    """Write a count that stopped at ``health.MOST``, such as 10,000+."""
+    return f"{health.MOST:,}+" if count > health.MOST else f"{count:,}"
 
 
 def span(first: int | None, last: int | None) -> str:

@@ -202,7 +202,13 @@ class Notice(models.Model):
                 name="notice_open",
                 condition=Q(withdrawn_at__isnull=True, closed_at__isnull=True)
                 & ~Q(handling__in=["completed", "partially_completed", "rejected"]),
-            )
+            ),
+            Index(
+                fields=["stream", "planned_at"],
+                name="notice_open_by_age",
+                condition=Q(withdrawn_at__isnull=True, closed_at__isnull=True)
+                & ~Q(handling__in=["completed", "partially_completed", "rejected"]),
+            ),
         ]
         permissions = [
             ("close", "Can close a notice by hand"),

@@ -52,6 +52,13 @@ def send(partner: Partner) -> None:
     sending.drain(partner_id=partner.pk, budget=BUDGET)
 
 
+def set_aside(delivery: Delivery) -> None:
+    """Leave a message that waits to a person, as when its partner takes others and not this one."""
+    one = Delivery.objects.filter(pk=delivery.pk)
+    one.update(state="sending", fence=delivery.fence + 1, lease_until=timezone.now())
+    one.update(state="quarantined", lease_until=None)
+
+
 def say(partner: Partner, sequence: int, status: str, **said: Any) -> None:
     text = said.pop("text", json.dumps({"sequence": sequence, "status": status}))
     signed_answer_id = said.pop("signed_answer_id", None)

@@ -92,9 +92,9 @@ def test_somebody_elses_page_is_not_an_answer(lead: User, superuser: User) -> No
     desk = open_desk(lead)
     url = f"/admin/partners/partner/act/pause/?rows={partner.pk}"
     _, token = ask(desk, url)
-    desk.post(url, {"token": token})
+    desk.post(url, {"token": token, "reason": "fault"})
     other = open_desk(superuser)
-    other.post(url, {"token": token})
+    other.post(url, {"token": token, "reason": "fault"})
     assert told(other) == ["This page was answered by somebody else. Nothing was done; begin again."]
 
 
@@ -103,7 +103,7 @@ def test_after_a_crash_the_page_does_not_pretend_to_know(lead: User) -> None:
     token = uuid.uuid4()
     Confirmation.objects.create(token=token, user=lead, action="pause")
     desk = open_desk(lead)
-    desk.post(f"/admin/partners/partner/act/pause/?rows={partner.pk}", {"token": token})
+    desk.post(f"/admin/partners/partner/act/pause/?rows={partner.pk}", {"token": token, "reason": "fault"})
     assert told(desk) == [
         "This was sent twice; the first is at work, or was cut off. The log says whether it was done."
     ]
@@ -123,7 +123,7 @@ def test_a_double_click_at_the_same_moment_rotates_once(loopback_partners: None)
     def click() -> None:
         client = open_desk(lead)
         start.wait()
-        pages.append(client.post(url, {"token": token, "overlap_hours": 1}))
+        pages.append(client.post(url, {"token": token, "reason": "leaked", "overlap_hours": 1}))
         connection.close()
 
     clicks = [threading.Thread(target=click) for _ in range(4)]
@@ -136,7 +136,18 @@ def test_a_double_click_at_the_same_moment_rotates_once(loopback_partners: None)
     assert Secret.objects.filter(partner=partner, direction="outbound").count() == 2
 
 
-DANGEROUS = ["close", "waive", "withdraw", "rotate", "change-url", "resend", "new-key", "revoke", "export"]
+DANGEROUS = [
+    "close",
+    "waive",
+    "waive-verification",
+    "withdraw",
+    "rotate",
+    "change-url",
+    "resend",
+    "new-key",
+    "revoke",
+    "export",
+]
 
 
 def test_every_dangerous_action_says_so() -> None:
@@ -235,7 +246,7 @@ def test_a_secret_is_shown_once_and_never_stored(lead: User) -> None:
     partner = make_partner().partner
     desk = open_desk(lead)
     for name, sent, pattern in (
-        ("rotate", {"overlap_hours": 0}, r"whsec_[A-Za-z0-9+/=]+"),
+        ("rotate", {"reason": "leaked", "overlap_hours": 0}, r"whsec_[A-Za-z0-9+/=]+"),
         ("new-key", {}, r"rk_[A-Za-z0-9_-]{20,}"),
     ):
         url = f"/admin/partners/partner/act/{name}/?rows={partner.pk}"
@@ -257,10 +268,19 @@ def test_the_other_things_that_staff_do(lead: User) -> None:
         return told(desk)
 
     partner_url = "/admin/partners/partner/act/{}/?rows=" + str(partner.pk)
-    [said] = carry_out(partner_url.format("resend"), first=1)
+    resend = partner_url.format("resend")
+    _, token = ask(desk, resend)
+    asked = desk.post(resend, {"token": token, "reason": "restored", "first": 1}).content.decode()
+    effect = "Will send 1 notices in 1 messages again."
+    assert effect in asked
+    assert LogEntry.objects.filter(action="messages_sent_again").count() == 0  # shown before it is done
+    [said] = carry_out(resend, reason="restored", first=1, effect=effect)
     assert said.startswith("1 notices in 1 messages are sent again")
-    [said] = carry_out(partner_url.format("change-url"), url="http://127.0.0.1:9/new")
-    assert Endpoint.objects.get(partner=partner).url == "http://127.0.0.1:9/new"
+    before = Endpoint.objects.get(partner=partner).url
+    [said] = carry_out(partner_url.format("change-url"), reason="gone", ticket="OPS-7", url="http://127.0.0.1:9/new")
+    assert said == f"{partner.slug} did not pass. What followed: nothing."
+    endpoint = Endpoint.objects.get(partner=partner)
+    assert (endpoint.url, endpoint.pending_url) == (before, "http://127.0.0.1:9/new")
     page = desk.post(
         partner_url.format("change-url"), {"token": uuid.uuid4(), "url": "javascript:alert(1)"}
     ).content.decode()
@@ -271,7 +291,25 @@ def test_the_other_things_that_staff_do(lead: User) -> None:
     assert carry_out(f"/admin/removal/removalrequest/act/withdraw/?rows={request.pk}") == ["1 withdrawn."]
     assert RemovalRequest.objects.get(pk=request.pk).outcome == "withdrawn"
     done = LogEntry.objects.filter(actor=f"staff:{lead.pk}").order_by("pk").values_list("action", flat=True)
-    assert list(done) == ["messages_sent_again", "endpoint_changed", "api_key_revoked", "request_withdrawn"]
+    assert list(done) == [
+        "messages_sent_again", "endpoint_proposed", "verification_failed", "api_key_revoked", "request_withdrawn",
+    ]  # fmt: skip
+    assert LogEntry.objects.get(action="messages_sent_again").about["reason"] == "restored"
+    assert LogEntry.objects.get(action="endpoint_proposed").about == {
+        "partner": partner.pk, "reason": "gone", "ticket": "OPS-7",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["pause", "rotate", "resend", "change-url"])
+def test_what_stops_moves_or_repeats_messages_needs_a_reason_and_takes_no_prose(lead: User, name: str) -> None:
+    partner = tell()
+    desk, url = open_desk(lead), f"/admin/partners/partner/act/{name}/?rows={partner.pk}"
+    logged = LogEntry.objects.count()
+    rest = {"overlap_hours": 1, "first": 1, "url": "http://127.0.0.1:9/new", "effect": "x"}
+    for said in ({}, {"reason": "because"}, {"reason": "partner_asked", "ticket": "Ann called"}):
+        _, token = ask(desk, url)
+        assert "errorlist" in desk.post(url, {"token": token, **rest, **said}).content.decode()
+    assert LogEntry.objects.count() == logged
 
 
 def test_a_row_offers_what_goes_with_it(lead: User) -> None:

@@ -1,22 +1,27 @@
 """The desk runs the checks and waives them: with the right to, logged, and with every check on the page."""
 
+import re
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.contrib.messages import get_messages
 from django.test import Client
 from django.utils import timezone
 
-from partners.models import Partner, Verification
+from partners.models import Endpoint, Partner, Verification
 from removal import verification
 from removal.models import LogEntry
 from removal.partnerships import NewPartner, add_partner
 from tests.factories import make_partner
 from tests.receivers import Reply, listening
+from tests.removal.admin.conftest import act_url, carry_out
 from tests.removal.careful import careful
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LIST = "/admin/partners/partner/"
+WAIVE = "waive-verification"
 
 
 def page(partner: Partner) -> str:
@@ -36,7 +41,7 @@ def test_verifying_makes_a_careful_partner_live(desk: Client, superuser: User) -
     with listening(lambda message: careful(message, secret=made[0].secret)) as receiver:
         made.append(newcomer(receiver.url))
         partner = made[0].partner
-        answer = desk.post(f"{LIST}{partner.pk}/verify/")
+        answer = carry_out(desk, "verify", partner)
     assert (answer.status_code, answer["Location"]) == (302, page(partner))
     assert told(desk) == ["acme passed. What followed: went live."]
     assert Partner.objects.get().state == "live"
@@ -46,7 +51,7 @@ def test_verifying_makes_a_careful_partner_live(desk: Client, superuser: User) -
 def test_the_page_shows_every_check_and_what_to_fix_as_plain_text(desk: Client) -> None:
     with listening(lambda _: Reply(200, b"<script>alert(1)</script>")) as receiver:
         partner = newcomer(receiver.url).partner
-        desk.post(f"{LIST}{partner.pk}/verify/")
+        carry_out(desk, "verify", partner)
     assert told(desk) == ["acme did not pass. What followed: nothing."]
     result = Verification.objects.get()
     for url in (page(partner), f"/admin/partners/verification/{result.pk}/change/"):
@@ -59,10 +64,9 @@ def test_the_page_shows_every_check_and_what_to_fix_as_plain_text(desk: Client) 
 
 def test_a_waiver_needs_a_reason_that_the_page_shows(desk: Client, superuser: User) -> None:
     partner = newcomer().partner
-    desk.post(f"{LIST}{partner.pk}/waive/", {"reason": " "})
-    assert "needs a reason" in told(desk)[0]
+    assert "This field is required." in carry_out(desk, WAIVE, partner, reason=" ").content.decode()
     assert Partner.objects.get().state == "onboarding"
-    desk.post(f"{LIST}{partner.pk}/waive/", {"reason": "Tested by phone."})
+    carry_out(desk, WAIVE, partner, reason="Tested by phone.")
     assert Partner.objects.get().state == "live"
     assert "Waived because: Tested by phone." in desk.get(page(partner)).content.decode()
     entry = LogEntry.objects.get(action="verification_waived")
@@ -70,28 +74,59 @@ def test_a_waiver_needs_a_reason_that_the_page_shows(desk: Client, superuser: Us
     assert "phone" not in str(entry.about)
 
 
-@pytest.mark.parametrize("deed", ["verify", "waive"])
+def test_where_there_is_nothing_to_waive_the_page_says_so(desk: Client) -> None:
+    partner = make_partner("acme", url="http://127.0.0.1:9/").partner
+    shown = carry_out(desk, WAIVE, partner, reason="Just so.").content.decode()
+    assert "Acme needs no waiver: it is live, and http://127.0.0.1:9/ is in use." in shown
+    assert "Just so." in shown
+    assert Verification.objects.count() == 0
+
+
+def test_of_two_clicks_on_verify_one_verifies(desk: Client) -> None:
+    made: list[NewPartner] = []
+    with listening(lambda message: careful(message, secret=made[0].secret)) as receiver:
+        made.append(newcomer(receiver.url))
+        url = act_url("verify", made[0].partner)
+        [token] = re.findall(r'name="token" value="([^"]+)"', desk.get(url).content.decode())
+        assert [desk.post(url, {"token": token}).status_code for _ in range(2)] == [302, 302]
+    done = "acme passed. What followed: went live."
+    assert told(desk) == [done, f"This was sent twice and done once. {done}"]
+    assert Verification.objects.count() == 1
+
+
+def test_while_a_verification_runs_another_one_is_refused_and_says_when(desk: Client) -> None:
+    partner = newcomer().partner
+    Endpoint.objects.filter(partner=partner).update(verifying_until=timezone.now() + timedelta(seconds=40))
+    shown = carry_out(desk, "verify", partner).content.decode()
+    assert "A verification of acme is under way; it takes a minute at most. Try again after it." in shown
+    assert Verification.objects.count() == 0
+
+
+@pytest.mark.parametrize("deed", ["verify", WAIVE])
 def test_a_viewer_is_not_offered_to_and_may_not(viewer_desk: Client, deed: str) -> None:
     partner = newcomer().partner
     assert f"/{deed}/" not in viewer_desk.get(page(partner)).content.decode()
-    assert viewer_desk.post(f"{LIST}{partner.pk}/{deed}/", {"reason": "Because."}).status_code == 403
+    assert carry_out(viewer_desk, deed, partner).status_code == 403
+    assert viewer_desk.post(act_url(deed, partner), {"reason": "Because."}).status_code == 403
     assert (Partner.objects.get().state, Verification.objects.count()) == ("onboarding", 0)
 
 
-def test_whoever_may_change_partners_may_not_waive(viewer: User, viewer_desk: Client) -> None:
+def test_whoever_may_verify_may_not_waive(viewer: User, viewer_desk: Client) -> None:
     partner = newcomer().partner
-    viewer.user_permissions.add(Permission.objects.get(codename="change_partner"))
+    viewer.user_permissions.add(Permission.objects.get(codename="verify"))
     shown = viewer_desk.get(page(partner)).content.decode()
-    assert ("/verify/" in shown, "/waive/" in shown) == (True, False)
-    assert viewer_desk.post(f"{LIST}{partner.pk}/waive/", {"reason": "Because."}).status_code == 403
+    assert ("/verify/" in shown, f"/{WAIVE}/" in shown) == (True, False)
+    assert carry_out(viewer_desk, WAIVE, partner).status_code == 403
     viewer.user_permissions.add(Permission.objects.get(codename="waive_verification"))
-    assert viewer_desk.post(f"{LIST}{partner.pk}/waive/", {"reason": "Because."}).status_code == 302
+    assert carry_out(viewer_desk, WAIVE, partner, reason="Because.").status_code == 302
+    assert Partner.objects.get().state == "live"
 
 
-@pytest.mark.parametrize("deed", ["verify", "waive"])
+@pytest.mark.parametrize("deed", ["verify", WAIVE])
 def test_looking_does_nothing(desk: Client, deed: str) -> None:
     partner = newcomer().partner
-    assert desk.get(f"{LIST}{partner.pk}/{deed}/").status_code == 405
+    assert desk.get(act_url(deed, partner)).status_code == 200
+    assert (Partner.objects.get().state, Verification.objects.count()) == ("onboarding", 0)
 
 
 def test_the_page_shows_the_pending_url_and_the_keys_but_no_secret(desk: Client) -> None:
@@ -104,10 +139,15 @@ def test_the_page_shows_the_pending_url_and_the_keys_but_no_secret(desk: Client)
     assert made.secret not in shown
 
 
-def test_pausing_a_partner_in_onboarding_says_why_it_cannot_be(desk: Client) -> None:
+@pytest.mark.parametrize("deed", ["pause", "resume"])
+def test_pausing_a_partner_in_onboarding_says_why_it_cannot_be(desk: Client, deed: str) -> None:
     partner = newcomer().partner
-    desk.post(LIST, {"action": "resume", "_selected_action": [partner.pk]})
-    assert told(desk)[0].startswith("acme is in onboarding")
+    why = "cme is in onboarding: nothing is sent to it before its endpoint has passed the checks."
+    assert carry_out(desk, deed, partner).status_code == 302
+    assert told(desk)[0].endswith(f"does not go with acme, as things stand. a{why}")
+    assert (
+        f"A{why}" in desk.post(act_url(deed, partner), {"reason": "fault"}).content.decode()
+    )  # by a page that was opened before
     assert Partner.objects.get().state == "onboarding"
 
 

@@ -25,7 +25,7 @@ def act(desk: Client, action: str, *partners: Partner) -> int:
     if page.status_code != 200:
         return page.status_code
     [token] = re.findall(r'name="token" value="([^"]+)"', page.content.decode())
-    return desk.post(chosen["Location"], {"token": token}).status_code
+    return desk.post(chosen["Location"], {"token": token, "reason": "fault"}).status_code
 
 
 def told(desk: Client) -> list[str]:
@@ -45,17 +45,17 @@ def test_pausing_and_resuming_changes_the_selected_partners_and_is_logged(desk: 
     first, second, _ = (make_partner().partner for _ in range(3))
 
     assert act(desk, "pause", first, second) == 302
-    assert told(desk) == ["2 paused; 0 had been paused before."]
+    assert told(desk) == ["2 paused."]
     assert states() == ["paused", "paused", "live"]
 
     assert act(desk, "resume", second) == 302
-    assert told(desk) == ["1 resumed; 0 had not been paused."]
+    assert told(desk) == ["1 resumed."]
     assert states() == ["paused", "live", "live"]
 
     staff = f"staff:{superuser.pk}"
     assert logged() == [
-        (staff, "partner_paused", {"partner": first.pk}),
-        (staff, "partner_paused", {"partner": second.pk}),
+        (staff, "partner_paused", {"partner": first.pk, "reason": "fault"}),
+        (staff, "partner_paused", {"partner": second.pk, "reason": "fault"}),
         (staff, "partner_resumed", {"partner": second.pk}),
     ]
 
@@ -65,7 +65,9 @@ def test_pausing_again_changes_nothing_and_says_so(desk: Client) -> None:
     act(desk, "pause", partner)
     told(desk)
     assert act(desk, "pause", partner) == 302
-    assert told(desk) == [f"“Pause: hold messages” does not go with {partner.slug}, as things stand."]
+    assert told(desk) == [
+        f"“Pause: hold messages” does not go with {partner.slug}, as things stand. {partner.slug} is paused already."
+    ]
     assert len(logged()) == 1
 
 
@@ -85,7 +87,7 @@ def test_whoever_has_the_right_may_pause_them(viewer: User, viewer_desk: Client)
     partner = make_partner().partner
     viewer.user_permissions.add(Permission.objects.get(codename="pause"))
     assert act(viewer_desk, "pause", partner) == 302
-    assert logged() == [(f"staff:{viewer.pk}", "partner_paused", {"partner": partner.pk})]
+    assert logged() == [(f"staff:{viewer.pk}", "partner_paused", {"partner": partner.pk, "reason": "fault"})]
 
 
 def test_choosing_no_action_changes_nothing(desk: Client) -> None:

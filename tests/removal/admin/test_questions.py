@@ -238,7 +238,7 @@ def test_the_partners_page_sums_it_up(desk: Client) -> None:
     assert "2 releases with 4 items in all" in " ".join(page.split())
     owed = [line[0] for line in table(page, "owed")]
     assert owed[:2] == ["2", "1"]
-    assert owed[2].startswith("notice 2 , planned")
+    assert owed[2].startswith("notice 1 , planned")
     urls = re.findall(r'href="([^"]*)"', page.split('id="owed-heading"')[1].split("</table>")[0])
     assert [desk.get(unescape(url)).content.decode().count('class="field-partner') for url in urls] == [2, 1, 1]
     assert page_url(newer) in page
