@@ -75,3 +75,17 @@ def requests_named(term: str) -> list[int]:
     named = [subject.pk for subject in subjects_named(term)]
     about = RequestTarget.objects.filter(subject_id__in=named).values_list("request_id", flat=True)
     return sorted({*found, *about})
+
+
+def subjects_meant(term: str) -> Sequence[Subject]:
+    """Find the subjects that somebody means by a key, a label, its beginning, or a request's id: MOST_NAMED at most.
+
+    A subject whose key is exactly this is the only one that is meant.
+    """
+    named = subjects_named(term)
+    if named and named[0].key == term:
+        return named[:1]
+    if named:
+        return named
+    of_request = RequestTarget.objects.filter(request__public_id=term.strip().upper()).select_related("subject")
+    return [target.subject for target in of_request.order_by("subject_id")[:MOST_NAMED]] if "\0" not in term else []

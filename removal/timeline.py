@@ -25,6 +25,7 @@ from removal.models import (
     RequestExtension,
     Waiver,
 )
+from removal.reports import told_as
 
 MOST_ENTRIES = 500
 
@@ -81,7 +82,8 @@ entry(at, kind, id, slug, sequence) as (
     union all
     select decided_at, 'decided', id::text, slug, sequence from wish where decided_at is not null
     union all
-    select c.closed_at, 'given up', c.id::text, l.slug, l.sequence from line l join removal_closing c on c.notice_id = l.id
+    select c.closed_at, 'given up', c.id::text, l.slug, l.sequence
+      from line l join removal_closing c on c.notice_id = l.id
     union all
     select x.at, x.kind, w.id::text, l.slug, l.sequence
       from line l join removal_waiver w on w.notice_id = l.id
@@ -162,7 +164,7 @@ def timeline_of(request: RemovalRequest, *, before: Place | None = None, most: i
     """
     wanted: dict[str, Any] = {
         "request": request.pk,
-        "told_as": request.pk if request.withdrawn_at else request.repeats_id or request.pk,
+        "told_as": told_as(request),
         "public_id": request.public_id,
         "most": most,
         **(before or Place(None, "", ""))._asdict(),  # type: ignore[arg-type]  # none: from the newest on
@@ -172,15 +174,14 @@ def timeline_of(request: RemovalRequest, *, before: Place | None = None, most: i
         found = cursor.fetchall()
     more, found = len(found) > most, found[:most]
     rows = _read(found)
-    entries = [
-        Entry(at, kind, slug, sequence, _tell(kind, row, request), row)
-        for at, kind, row_id, slug, sequence in reversed(found)
-        if (row := rows.get((ROWS.get(kind), row_id), request))
-    ]
+    entries = []
+    for at, kind, row_id, slug, sequence in reversed(found):
+        row = rows[ROWS[kind], row_id] if kind in ROWS else request
+        entries.append(Entry(at, kind, slug, sequence, _tell(kind, row, request), row))
     return Timeline(entries, Place(*found[-1][:3]) if more else None)
 
 
-def _read(found: Iterable[tuple[Any, ...]]) -> dict[tuple[type[Model] | None, str], Model]:
+def _read(found: Iterable[tuple[Any, ...]]) -> dict[tuple[type[Model], str], Model]:
     """Read the rows behind entries, each table once."""
     wanted: dict[type[Model], set[str]] = {}
     for _, kind, row_id, *_ in found:

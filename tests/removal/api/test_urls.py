@@ -120,6 +120,7 @@ def test_unknown_fields_are_errors_in_every_body(described: dict[str, Any]) -> N
         "NewExtension",
         "AcknowledgementLine",
         "NewEndpoint",
+        "NewLabel",
         "NewSigningKey",
         "ExtensionLine",
     }
