@@ -71,6 +71,8 @@ def subjects_named(term: str, *, most: int = MOST_NAMED) -> Sequence[Subject]:
 
 def requests_named(term: str) -> list[int]:
     """Find the requests with this id, or about a subject that this names: see ``subjects_named``. Returns their ids."""
+    if "\0" in term:
+        return []
     found = RemovalRequest.objects.filter(public_id=term.strip().upper()).values_list("pk", flat=True)
     named = [subject.pk for subject in subjects_named(term)]
     about = RequestTarget.objects.filter(subject_id__in=named).values_list("request_id", flat=True)

@@ -56,8 +56,10 @@ WAITING = replace(OWED, delivery="waiting", handling="none")
         ),
         (
             replace(OWED, handling="none", receive_by=NOW - DAY),
-            "Silent: its receipt was due 2026-11-23 14:00; the answer is due 2026-12-24 14:00; "
-            "reminder at half time, on 2026-12-09 14:00.",
+            (
+                "Silent: its receipt was due 2026-11-23 14:00; the answer is due 2026-12-24 14:00; "
+                "reminder at half time, on 2026-12-09 14:00."
+            ),
         ),
         (
             replace(OWED, respond_by=NOW - DAY),
@@ -69,8 +71,10 @@ WAITING = replace(OWED, delivery="waiting", handling="none")
         ),
         (
             replace(OWED, respond_by=NOW - DAY, asked_until=NOW + DAY),
-            "Staff decide on its wish for time until 2026-11-25 14:00. "
-            "Overdue since 2026-11-23 14:00: staff were told then, and the partner is reminded.",
+            (
+                "Staff decide on its wish for time until 2026-11-25 14:00. "
+                "Overdue since 2026-11-23 14:00: staff were told then, and the partner is reminded."
+            ),
         ),
         # acknowledged before our own POST returned
         (replace(OWED, delivery="waiting"), "Answer due 2026-12-24 14:00; reminder at half time, on 2026-12-09 14:00."),
