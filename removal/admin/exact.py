@@ -80,7 +80,8 @@ def show_exact(request: HttpRequest, notice_id: int) -> HttpResponse:
         **admin.site.each_context(request),
         "title": f"Exactly what notice {notice.sequence} of {notice.stream.partner.slug} said",
         "notice": notice,
-        "messages": _messages(notice),
+        # Not "messages": those are what the site itself says at the top of a page.
+        "sent": _messages(notice),
         "answers": _answers(notice, shows_signed=request.user.has_perm(SEES_SIGNED)),
         "most_answers": MOST_ANSWERS,
     }
