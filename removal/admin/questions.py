@@ -65,7 +65,7 @@ def partner_links(slugs: Iterable[str]) -> dict[str, SafeString]:
 class WhoHoldsForm(forms.Form):
     subject = forms.CharField(
         strip=False,  # a key is what it is
-        help_text="Its key, whole, such as site:123; its label (an address, a title) or its beginning; or a request's id.",
+        help_text="Its key, such as site:123, whole; its label (an address) or how it begins; or a request's id.",
         error_messages={"required": "Write the key or the label of a subject."},
     )
     as_of = forms.DateTimeField(

@@ -1,6 +1,7 @@
 """What happened with one request: all of it, in order, a page at a time, and nothing of other requests."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -186,7 +187,7 @@ def much() -> RemovalRequest:
 
 
 def test_no_part_reads_a_whole_table_of_answers_or_of_the_log(much: RemovalRequest) -> None:
-    wanted = {"request": much.pk, "told_as": much.pk, "public_id": much.public_id, "most": 500}
+    wanted: dict[str, Any] = {"request": much.pk, "told_as": much.pk, "public_id": much.public_id, "most": 500}
     wanted |= {"at": None, "kind": "", "id": ""}
     with connection.cursor() as cursor:
         cursor.execute(f"explain {timeline.HAPPENED}", wanted)
