@@ -1,5 +1,6 @@
 """Questions over several tables. Read only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,6 +10,7 @@ from removal.identifiers import Identifiers
 from removal.intake import UnknownRequest
 from removal.ledger import UnknownRelease
 from removal.models import Release, RemovalRequest
+from removal.prospects import Prospect
 
 
 class UnknownNotice(Exception):
@@ -65,10 +67,64 @@ class PartnerLine:
 
 def partner_lines(request: RemovalRequest) -> list[PartnerLine]:
     """List where each partner stands with a request; one that only repeats an earlier one has that one's lines."""
-    told_as = request.pk if request.withdrawn_at else request.repeats_id or request.pk
     with connection.cursor() as cursor:
-        cursor.execute(PARTNER_LINES, [told_as])
+        cursor.execute(PARTNER_LINES, [told_as(request)])
         return [PartnerLine(*row) for row in cursor.fetchall()]
+
+
+def told_as(request: RemovalRequest) -> int:
+    """Say whose notices tell of a request: its own, or those of the earlier one that it repeats."""
+    return int(request.pk if request.withdrawn_at else request.repeats_id or request.pk)
+
+
+# What comes next for each notice of a request, beside its line.
+PROSPECTS = """
+select n.id, n.planned_at, n.receive_by, n.withdrawn_at is not null, p.state, coalesce(e.state, '') <> 'suspended',
+       d.id is not null, greatest(n.sequence - s.packed_through - 1, 0), d.due_at, s.probe_at, x.extend_until
+  from removal_notice n
+  join removal_stream s on s.partner_id = n.stream_id
+  join partners_partner p on p.id = n.stream_id
+  left join partners_endpoint e on e.partner_id = p.id
+  left join removal_extension x
+    on x.stream_id = n.stream_id and x.epoch = n.epoch and x.sequence = n.sequence and x.state = 'asked'
+  left join lateral (
+      select * from removal_delivery d
+       where d.stream_id = n.stream_id and d.epoch = n.epoch and d.first_sequence <= n.sequence and d.state <> 'split'
+       order by d.first_sequence desc limit 1) d on d.last_sequence >= n.sequence
+ where n.request_id = %s
+"""
+
+
+def prospects(request: RemovalRequest, lines: Sequence[PartnerLine]) -> dict[int, Prospect]:
+    """Read what comes next for each of a request's lines, by notice id; one planned in this moment has none yet."""
+    with connection.cursor() as cursor:
+        cursor.execute(PROSPECTS, [told_as(request)])
+        found = {notice_id: rest for notice_id, *rest in cursor.fetchall()}
+    prospects = {}
+    for line in lines:
+        if line.notice_id not in found:
+            continue
+        planned_at, receive_by, is_withdrawn, partner, is_open, is_packed, ahead, due_at, probe_at, asked_until = found[
+            line.notice_id
+        ]
+        prospects[line.notice_id] = Prospect(
+            delivery=line.delivery,
+            handling=line.handling,
+            planned_at=planned_at,
+            respond_by=line.respond_by,
+            receive_by=receive_by,
+            is_withdrawn=is_withdrawn,
+            is_closed=line.closed_at is not None,
+            partner=partner,
+            is_endpoint_open=is_open,
+            is_packed=is_packed,
+            ahead=ahead,
+            attempts=line.attempts,
+            due_at=due_at,
+            probe_at=probe_at,
+            asked_until=asked_until,
+        )
+    return prospects
 
 
 # A source's requests, in the order of their ids, which is that of time. A repeat stands where the earlier one stands.

@@ -7,6 +7,8 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnly, ReadOnlyAdmin, link, shorten, verbatim
@@ -107,7 +109,11 @@ class DeliveryAdmin(ReadOnlyAdmin):
     @admin.display(description="what was sent")
     def message(self, delivery: Delivery) -> str:
         stored = DeliveryBody.objects.filter(pk=delivery.pk).first()
-        return verbatim(as_json(json.loads(bytes(stored.body)))) if stored else "Not packed yet, or erased."
+        if not stored:
+            return "Not packed yet, or erased."
+        url = reverse("admin:removal_message_bytes", args=[delivery.pk])
+        shown = verbatim(as_json(json.loads(bytes(stored.body))))
+        return format_html('{}<a href="{}">Download the bytes as they were sent</a>', shown, url)
 
 
 @admin.register(Attempt)

@@ -3,7 +3,7 @@
 Read only. Each answer takes the same few queries however many rows it has; lists are cut, and say how much is missing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -14,12 +14,13 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_safe
 
 from partners.admin import badge, link, shorten
 from partners.models import Partner
-from removal import holdings
+from removal import holdings, labels
 from removal.admin.words import state_badge
 from removal.holdings import COUNTED_TARGETS, HeldRelease, Holder, ReleaseWith
 from removal.manifests import check_key
@@ -64,8 +65,8 @@ def partner_links(slugs: Iterable[str]) -> dict[str, SafeString]:
 class WhoHoldsForm(forms.Form):
     subject = forms.CharField(
         strip=False,  # a key is what it is
-        help_text="Its key, exactly and whole, such as site:123.",
-        error_messages={"required": "Write the key of a subject."},
+        help_text="Its key, such as site:123, whole; its label (an address) or how it begins; or a request's id.",
+        error_messages={"required": "Write the key or the label of a subject."},
     )
     as_of = forms.DateTimeField(
         label="As of",
@@ -114,17 +115,34 @@ def who_holds(request: HttpRequest) -> HttpResponse:
     form = WhoHoldsForm(request.GET if "subject" in request.GET else None)
     context = {**admin.site.each_context(request), "title": "Who holds what", "form": form}
     if form.is_valid():
-        context |= _holders(form.cleaned_data["subject"], form.cleaned_data["as_of"])
+        term, as_of = form.cleaned_data["subject"], form.cleaned_data["as_of"]
+        match labels.subjects_meant(term):
+            case [one]:
+                context |= _holders(one.key, as_of, label=one.label)
+            case []:
+                context |= _holders(term, as_of)
+            case several:
+                context |= _choices(several, request.GET.get("as_of", ""))
     return TemplateResponse(request, "admin/removal/who_holds.html", context)
 
 
-def _holders(subject: str, as_of: datetime | None) -> dict[str, Any]:
+def _choices(subjects: Sequence[Subject], as_of: str) -> dict[str, Any]:
+    """List the subjects of which one is meant, each with the query that asks about it."""
+    rows = [
+        (shorten(one.key, most=200), shorten(one.label, most=200), urlencode({"subject": one.key, "as_of": as_of}))
+        for one in subjects
+    ]
+    return {"choices": rows, "most_choices": labels.MOST_NAMED}
+
+
+def _holders(subject: str, as_of: datetime | None, *, label: str = "") -> dict[str, Any]:
     found = holdings.holders_of(subject=subject, as_of=as_of or timezone.now())
     shown = cut(found, MOST_HOLDERS)
     partners = partner_links(holder.partner for holder in shown.rows)
     releases = release_links(holder.release for holder in shown.rows)
     return {
         "subject": subject,
+        "label": label,
         "as_of": as_of,
         "is_known": bool(found) or Subject.objects.filter(key=subject).exists(),
         "holders": Cut([_holder_row(holder, partners, releases) for holder in shown.rows], shown.more),

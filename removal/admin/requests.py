@@ -10,20 +10,24 @@ from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import path
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from partners.admin import badge, link, shorten
 from removal import intake
+from removal.admin import exact, timelines
 from removal.admin.actions import Act, ActingAdmin, Action, Failed, one_by_one
 from removal.admin.exports import EXPORT_REQUESTS
 from removal.admin.questions import answers_about
 from removal.admin.streams import standing
 from removal.admin.words import as_hex, handling_badge, moment, state_badge
 from removal.intake import InvalidWish
+from removal.labels import requests_named
 from removal.models import Notice, RemovalRequest, RequestTarget
 from removal.prolonging import CannotExtend, extend_request
-from removal.reports import PartnerLine, partner_lines
+from removal.prospects import what_next
+from removal.reports import PartnerLine, partner_lines, prospects
 
 MOST_TARGETS = 100
 
@@ -56,6 +60,8 @@ class Row:
     handling: SafeString
     closed: str
     standing: str
+    next: str
+    exact_id: int
 
 
 class LateFilter(admin.SimpleListFilter):
@@ -114,7 +120,9 @@ class RequestAdmin(ActingAdmin):
     list_display = ("public_id", "kind", "standing", "received_at", "respond_by", "reason", "source")
     list_filter = (LateFilter, "state", "kind", "outcome")
     search_fields = ("public_id",)
-    search_help_text = "A request's id, or the key of a subject: exactly, and whole."
+    search_help_text = (
+        "A request's id or a subject's key, whole; or a subject's label (its address, its title), or how it begins."
+    )
     fieldsets = (
         (None, {"fields": ("public_id", ("kind", "reason", "usages"), "standing", ("received_at", "respond_by"))}),
         (
@@ -137,17 +145,18 @@ class RequestAdmin(ActingAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Look up, by two indexes, the request with this id and those about the subject with this key."""
-        if not search_term:
-            return queryset, False
-        named = RemovalRequest.objects.filter(public_id=search_term.strip().upper()).values("pk")
-        about = RequestTarget.objects.filter(subject__key=search_term).values("request_id")
-        return queryset.filter(pk__in=named.union(about)), False
+        """Look up the request with this id, and those about a subject with this key or label."""
+        return (queryset.filter(pk__in=requests_named(search_term)) if search_term else queryset), False
+
+    def get_urls(self) -> list[Any]:
+        timeline = self.admin_site.admin_view(timelines.show_timeline)
+        earlier = path("<int:request_id>/timeline/", timeline, name="removal_timeline")
+        return [earlier, *exact.pages(self.admin_site), *super().get_urls()]
 
     def page_context(self, row: Any) -> dict[str, Any]:
-        # The template calls it for those who may see handovers.
-        answers = partial(answers_about, row)
-        return {"rows": _rows(row, now=timezone.now()), "answers": answers, **_targets(row)}
+        # The template calls them for those who may see handovers, and what happened.
+        answers, timeline = partial(answers_about, row), partial(timelines.page_of, row)
+        return {"rows": _rows(row, now=timezone.now()), "answers": answers, "timeline": timeline, **_targets(row)}
 
     @admin.display(description="state")
     def standing(self, request: RemovalRequest) -> SafeString:
@@ -167,7 +176,9 @@ def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
     # By epoch, so that of a number that was given again after a restore the newest counts.
     notices = {(notice.stream.partner.slug, notice.sequence): notice for notice in told.order_by("epoch", "pk")}
     rows = []
-    for line in partner_lines(request):
+    lines = partner_lines(request)
+    coming = prospects(request, lines)
+    for line in lines:
         notice = notices.get((line.partner, line.sequence))  # none: planned in this moment
         late = standing(
             handling=line.handling,
@@ -185,6 +196,8 @@ def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
                 handling=handling_badge(line.handling),
                 closed=badge("closed by hand", "calm") if line.closed_at else "",
                 standing=state_badge(late) if late else "",
+                next=what_next(coming[line.notice_id], now=now) if line.notice_id in coming else "",
+                exact_id=line.notice_id,
             )
         )
     return rows
@@ -193,15 +206,17 @@ def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
 def _targets(request: RemovalRequest) -> dict[str, Any]:
     """List a request's first subjects, each with its number of items (None: all), and say how many more there are.
 
-    Each comes with the query that asks the page "Who holds what" about it.
+    Each comes with its label, and with the query that asks the page "Who holds what" about it.
     """
     targets = RequestTarget.objects.filter(request=request)
     # The database counts the items: a target may name a million.
-    first = list(targets.order_by("subject_id").values_list("subject__key", "items__len")[: MOST_TARGETS + 1])
+    columns = ("subject__key", "subject__label", "items__len")
+    first = list(targets.order_by("subject_id").values_list(*columns)[: MOST_TARGETS + 1])
     more = targets.count() - MOST_TARGETS if len(first) > MOST_TARGETS else 0
     return {
         "targets": [
-            (shorten(key, most=200), items, urlencode({"subject": key})) for key, items in first[:MOST_TARGETS]
+            (shorten(key, most=200), shorten(label, most=200), items, urlencode({"subject": key}))
+            for key, label, items in first[:MOST_TARGETS]
         ],
         "more_targets": more,
     }

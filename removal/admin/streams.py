@@ -12,10 +12,12 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, badge, link, verbatim
+from partners.models import Partner
 from removal import health
 from removal.admin.actions import ActingAdmin
 from removal.admin.closings import ASK_WAIVER, CLOSE
 from removal.admin.words import delivery_word, handling_badge, moment, spans, state_badge
+from removal.labels import requests_named
 from removal.models import Acknowledgement, Closing, Delivery, Disclosure, Incident, Notice, Stream
 
 Handling = Notice.Handling
@@ -169,7 +171,7 @@ class NoticeAdmin(ActingAdmin):
     list_filter = (LateFilter, AgeFilter, HandlingFilter, "kind", "stream__partner")
     list_select_related = ("stream__partner", "request")
     search_fields = ("sequence",)
-    search_help_text = "A partner's slug and a number, such as: acme 1203."
+    search_help_text = "A slug and a number, such as: acme 1203; or a request's id, a subject's key or its label."
     fieldsets = (
         (None, {"fields": ("number", "partner", "epoch", "request", "kind", "item_count", "handovers")}),
         ("Delivery, by us", {"fields": ("planned_at", "round", "delivery", "message", "withdrawn_at")}),
@@ -199,12 +201,14 @@ class NoticeAdmin(ActingAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Look up a notice by its public name: a slug and a number."""
+        """Look up a notice by its public name, a slug and a number, or those of a request or a subject."""
         if not search_term:
             return queryset, False
         slug, _, number = search_term.strip().rpartition(" ")
-        if not number.isdecimal() or len(number) > 18:  # longer than any number that a stream has
-            return queryset.none(), False
+        # No stream has a longer number; a label may end with one, too.
+        is_name = number.isdecimal() and len(number) <= 18
+        if not is_name or (slug and not Partner.objects.filter(slug=slug.strip()).exists()):
+            return queryset.filter(request__in=requests_named(search_term)), False
         found = queryset.filter(sequence=int(number))
         return (found.filter(stream__partner__slug=slug.strip()) if slug else found), False
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from removal import intake, ledger, statements
+from removal import intake, labels, ledger, statements
 from removal.api.fields import (
     MAX_ITEMS,
     SLUG_PATTERN,
@@ -127,6 +127,18 @@ class PreferenceLine(Said):
 
     def as_choice(self) -> Choice:
         return Choice(self.subject, self.usage, self.value, self.source, self.valid_from)
+
+
+class NewLabel(Said):
+    """What people call a subject. Null erases it."""
+
+    label: Annotated[str, Field(min_length=1, max_length=labels.MOST_CHARACTERS), AfterValidator(check_text)] | None
+
+
+class LabelLine(NewLabel):
+    """A line of a file of labels."""
+
+    subject: Key
 
 
 class ItemOutcome(Said):

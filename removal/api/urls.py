@@ -19,6 +19,7 @@ from removal.api import (
     contract,
     gate,
     identifiers,
+    labels,
     own,
     partner,
     platform,
@@ -118,6 +119,7 @@ api.add_router("/v1", uploads.router)
 api.add_router("/v1", recalls.router)
 api.add_router("/v1", questions.router)
 api.add_router("/v1", preferences.router)
+api.add_router("/v1", labels.router)
 api.add_router("/v1", gate.router)
 api.add_router("/v1", partner.router)
 api.add_router("/v1", stream.router)

@@ -1,10 +1,13 @@
 """What was said and done, as it was: rows that nothing changes."""
 
+from django.contrib.postgres.indexes import GistIndex
 from django.db import models
 from django.db.models import CheckConstraint, F, Index, Q, UniqueConstraint
+from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Now
 
 from partners.models import Partner, Secret
+from removal.models.numbers import NumberRange
 from removal.models.streams import Notice, Stream
 
 
@@ -89,6 +92,12 @@ class Acknowledgement(models.Model):
         ]
         indexes = [
             Index(fields=["stream", "epoch", "last_sequence"], name="acknowledgement_range"),
+            # Which of those about many numbers cover one number.
+            GistIndex(
+                NumberRange("first_sequence", F("last_sequence") + 1),
+                name="acknowledgement_covers",
+                condition=Q(first_sequence__lt=F("last_sequence")),
+            ),
             Index(
                 fields=["signed_answer", "id"],
                 name="acknowledgement_signed",
@@ -127,6 +136,14 @@ class LogEntry(models.Model):
 
     class Meta:
         verbose_name_plural = "log entries"
+        indexes = [
+            # What staff did with one request: few among many, so that writing the rest costs nothing more.
+            Index(
+                KeyTextTransform("request", "about"),
+                name="logentry_staff_request",
+                condition=Q(actor__startswith="staff:", about__has_key="request"),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.pk}"

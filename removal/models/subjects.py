@@ -2,7 +2,7 @@
 
 from django.db import models
 from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
-from django.db.models.functions import Now
+from django.db.models.functions import Collate, Lower, Now
 
 # Usage categories, version 1 (the AIPREF vocabulary and ours); "all" covers every one, named here or later.
 USAGES = ("all", "train-ai", "search", "bulk-dataset")
@@ -12,12 +12,20 @@ class Subject(models.Model):
     """The container a setting is made on: a site, a blog, an account. Its key is the platform's own string."""
 
     key = models.TextField()
+    # A person's data: shown to staff, erasable, and never sent, exported or logged.
+    label = models.CharField(
+        max_length=500, blank=True, db_default="", help_text="What people call it, such as its address or title."
+    )
 
     class Meta:
         constraints = [
             # Not unique=True, which would add a second index for LIKE.
             UniqueConstraint(fields=["key"], name="a_subject_key_is_used_once"),
             CheckConstraint(condition=~Q(key=""), name="a_subject_has_a_key"),
+        ]
+        indexes = [
+            # In the order of bytes, so that it finds beginnings too.
+            Index(Collate(Lower("label"), "C"), name="subject_label", condition=~Q(label="")),
         ]
 
     def __str__(self) -> str:

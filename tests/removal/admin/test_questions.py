@@ -109,7 +109,7 @@ def test_a_subject_that_nobody_holds_is_told_from_one_that_nobody_knows(desk: Cl
 @pytest.mark.parametrize(
     ("subject", "message"),
     [
-        ("", "Write the key of a subject."),
+        ("", "Write the key or the label of a subject."),
         ("x" * 513, "It must have 1 to 512 bytes in UTF-8."),
         ("a\0", "Null characters are not allowed."),
     ],

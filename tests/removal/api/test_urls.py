@@ -53,6 +53,7 @@ def test_the_description_names_every_path(described: dict[str, Any]) -> None:
         "POST /v1/releases/{name}/gate",
         "POST /v1/preferences",
         "GET /v1/preferences/{subject}",
+        "PUT /v1/subjects/{subject}/label",
         "POST /v1/acknowledgements",
         "GET /v1/stream",
         "GET /v1/stream/statement",
@@ -130,6 +131,7 @@ def test_unknown_fields_are_errors_in_every_body(described: dict[str, Any]) -> N
         "NewExtension",
         "AcknowledgementLine",
         "NewEndpoint",
+        "NewLabel",
         "NewSigningKey",
         "ExtensionLine",
     }
