@@ -3,6 +3,7 @@
 The base stands here because both apps build on it, and ``partners`` never imports ``removal``.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -104,6 +105,11 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
     paginator = CappedPaginator
     ordering = ("-pk",)
     sortable_by = ()  # any other order than the primary key's would sort the whole table
+    # But for filters whose index has another order: parameter in the address -> order. The first that is set counts.
+    orders: Mapping[str, tuple[str, ...]] = {}
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        return next((order for name, order in self.orders.items() if request.GET.get(name)), self.ordering)
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Allow what the page's own filters send. Others in the address could probe columns that no page shows."""

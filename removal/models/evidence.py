@@ -14,7 +14,7 @@ class SignedAnswer(models.Model):
     Its body lies beside it. ``key`` is the partner's public one; it may be retired or revoked since.
     """
 
-    partner = models.ForeignKey(Partner, models.PROTECT, related_name="signed_answers")
+    partner = models.ForeignKey(Partner, models.PROTECT, related_name="signed_answers", db_index=False)
     key = models.ForeignKey(Secret, models.PROTECT, related_name="+")
     message_id = models.CharField("webhook-id", max_length=256)
     timestamp = models.CharField("webhook-timestamp", max_length=11)
@@ -26,6 +26,7 @@ class SignedAnswer(models.Model):
         constraints = [
             UniqueConstraint(fields=["partner", "message_id"], name="an_id_signs_one_answer_of_a_partner"),
         ]
+        indexes = [Index(fields=["partner", "id"], name="signed_answer_of_partner")]
 
     def __str__(self) -> str:
         return f"signed answer {self.pk}"
@@ -89,6 +90,7 @@ class Acknowledgement(models.Model):
         ]
         indexes = [
             Index(fields=["stream", "epoch", "last_sequence"], name="acknowledgement_range"),
+            Index(fields=["status", "id"], name="acknowledgement_status"),
             Index(
                 fields=["signed_answer", "id"],
                 name="acknowledgement_signed",
@@ -127,6 +129,10 @@ class LogEntry(models.Model):
 
     class Meta:
         verbose_name_plural = "log entries"
+        indexes = [
+            Index(fields=["action", "id"], name="log_of_action"),
+            Index(fields=["actor", "id"], name="log_of_actor"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.pk}"
