@@ -254,6 +254,10 @@ class Age:
     notices: int
 
 
+def name_age(first: int, last: int | None) -> str:
+    return f"{first} to {last} days" if last else f"more than {first - 1} days"
+
+
 def edges(first: int, last: int | None, *, now: datetime) -> tuple[datetime | None, datetime]:
     """Give the moments of planning after which, and up to which, a notice is ``first`` to ``last`` days old."""
     newest = now - timedelta(days=first) if first else now + timedelta(days=1)  # the database's clock may be ahead
@@ -271,7 +275,8 @@ def ages_of(*, partner_id: int, now: datetime) -> list[Age]:
     }
     with connection.cursor() as cursor:
         cursor.execute(AGES_OF_OPEN, asked)
-        return [Age(*AGES[place - 1], notices) for place, notices in cursor.fetchall()]
+        counts = [notices for _, notices in cursor.fetchall()]
+    return [Age(first, last, notices) for (first, last), notices in zip(AGES, counts, strict=True)]
 
 
 # The last tries that failed, of the newest messages and of those that still wait or are set aside.
