@@ -3,12 +3,13 @@
 The base stands here because both apps build on it, and ``partners`` never imports ``removal``.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import SimpleTemplateResponse
@@ -71,6 +72,15 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic only in t
         rows: Any = self.object_list
         return int(rows.order_by().values("pk")[:MOST_LISTED].count())  # keys alone: no list's extra columns
 
+    def page(self, number: Any) -> Page[Any]:
+        """Find the rows by their keys first: what lies before the page is skipped without the list's columns."""
+        number = self.validate_number(number)
+        rows: Any = self.object_list
+        start = (number - 1) * self.per_page
+        if start:
+            rows = rows.filter(pk__in=list(rows.values_list("pk", flat=True)[start : start + self.per_page]))
+        return Page(rows[: self.per_page], number, self)
+
     @property
     def is_capped(self) -> bool:
         return self.count == MOST_LISTED
@@ -104,6 +114,11 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
     paginator = CappedPaginator
     ordering = ("-pk",)
     sortable_by = ()  # any other order than the primary key's would sort the whole table
+    # But for filters whose index has another order: parameter in the address -> order. The first that is set counts.
+    orders: Mapping[str, tuple[str, ...]] = {}
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        return next((order for name, order in self.orders.items() if request.GET.get(name)), self.ordering)
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Allow what the page's own filters send. Others in the address could probe columns that no page shows."""

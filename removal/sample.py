@@ -376,7 +376,7 @@ def _tell(character: Character, requests: int, now: datetime) -> None:
     elif character.state == "suspended":
         said = "answered 410; the endpoint is gone for good"
         _run((FAILING,), {**values, "messages": 1, "outcome": "refused", "status": 410, "reason": said,
-                          "incident": "gone"})  # fmt: skip
+                          "incident": "http_410"})  # fmt: skip
         Endpoint.objects.filter(partner=partner).update(
             state=Endpoint.State.SUSPENDED, state_reason="It answered 410 Gone.", changed_at=now
         )

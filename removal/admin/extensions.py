@@ -68,6 +68,7 @@ class ExtensionAdmin(ActingAdmin):
     when_empty = "No wish for more time yet. Partners send them to /v1/acknowledgements."
     list_display = ("asked_at", "partner", "notice", "extend_until", "standing", "why_asked", "decided_by")
     list_filter = ("state", "stream__partner")
+    orders = {"stream__partner__id__exact": ("-stream_id", "-epoch", "-sequence", "-pk")}
     list_select_related = ("stream__partner",)
     fieldsets = (
         (None, {"fields": ("partner", "epoch", "notice", "extend_until", "standing")}),

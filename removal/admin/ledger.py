@@ -3,14 +3,17 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, link, shorten
+from removal.admin.filters import LastWeekFilter
 from removal.admin.questions import who_holds
 from removal.admin.words import as_hex, state_badge
-from removal.models import Alarm, Dataset, Disclosure, ManifestEntry, Preference, Release
+from removal.models import Alarm, Dataset, Disclosure, ManifestEntry, Preference, Release, Subject
 
 MOST_ENTRIES = 100
 
@@ -125,11 +128,21 @@ class PreferenceAdmin(ReadOnlyAdmin):
     explanation = "What each source says a subject allows. Those without an end are in force; the gate asks them."
     when_empty = "Nobody has said anything yet. Platforms send preferences to /v1/preferences."
     list_display = ("of_subject", "usage", "value", "source", "valid_from", "valid_to", "said_by")
-    list_filter = ("source", "value", "usage", ("valid_to", admin.EmptyFieldListFilter))
+    # No filter: each has a few values for millions of rows. Whoever looks, looks for a subject.
     list_select_related = ("subject", "request")
-    search_fields = ("subject__key__exact",)
+    search_fields = ("subject",)
     search_help_text = "A subject's key, exactly."
     fields = ("of_subject", "usage", "value", "source", "valid_from", "valid_to", "said_by")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Look a subject's preferences up, by the index of those in force and by that of the others."""
+        if not search_term:
+            return queryset, False
+        of_subject = Preference.objects.filter(subject__in=Subject.objects.filter(key=search_term))
+        found = [of_subject.filter(valid_to__isnull=is_open).values("pk") for is_open in (True, False)]
+        return queryset.filter(pk__in=found[0].union(found[1])), False
 
     @admin.display(description="subject")
     def of_subject(self, preference: Preference) -> str:
@@ -140,16 +153,30 @@ class PreferenceAdmin(ReadOnlyAdmin):
         return link(preference.request) if preference.request else "-"
 
 
+class RaisedFilter(LastWeekFilter):
+    column = "raised_at"
+
+
 @admin.register(Alarm)
 class AlarmAdmin(ReadOnlyAdmin):
     explanation = "Removed content that came back among the candidates for a release. It was kept out; mend its feed."
     when_empty = "Nothing that was removed has come back."
     list_display = ("raised_at", "of_subject", "items", "feed_name", "for_release", "by_request")
-    list_filter = ("release",)
+    list_filter = (RaisedFilter, "release")
     list_select_related = ("subject", "release", "request")
-    search_fields = ("feed__exact", "subject__key__exact")
+    search_fields = ("feed", "subject")
     search_help_text = "A feed or a subject's key, exactly."
     fields = ("raised_at", "of_subject", "items", "feed_name", "for_release", "by_request")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Look up, by an index each, the alarms of a feed and those about the subject with this key."""
+        if not search_term:
+            return queryset, False
+        of_feed = Alarm.objects.filter(feed=search_term).values("pk")
+        about = Alarm.objects.filter(subject__in=Subject.objects.filter(key=search_term)).values("pk")
+        return queryset.filter(pk__in=of_feed.union(about)), False
 
     @admin.display(description="subject")
     def of_subject(self, alarm: Alarm) -> str:

@@ -12,6 +12,7 @@ from partners.models import ApiKey, Endpoint, Partner, Secret, Verification
 from removal.admin.actions import ActingAdmin
 from removal.admin.contacts import contacts_of
 from removal.admin.exports import EXPORT_PARTNER
+from removal.admin.filters import StandingFilter
 from removal.admin.partner_actions import (
     CHANGE_URL,
     NEW_KEY,
@@ -58,7 +59,7 @@ class PartnerAdmin(ActingAdmin):
     )
     when_empty = "No partner yet. Add the first one with: manage.py partner add"
     list_display = ("slug", "full_name", "standing", "address", "endpoint_standing", "created_at")
-    list_filter = ("state",)
+    list_filter = (StandingFilter, "state")
     list_select_related = ("endpoint", "stream")
     ordering = ("slug",)
     search_fields = ("slug", "name")

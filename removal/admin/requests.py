@@ -19,6 +19,7 @@ from removal import intake
 from removal.admin import exact, timelines
 from removal.admin.actions import Act, ActingAdmin, Action, Failed, one_by_one
 from removal.admin.exports import EXPORT_REQUESTS
+from removal.admin.filters import DayFilter
 from removal.admin.questions import answers_about
 from removal.admin.streams import standing
 from removal.admin.words import as_hex, handling_badge, moment, state_badge
@@ -97,6 +98,18 @@ def _extend(act: Act) -> str:
     return one_by_one(act, step, done="extended", errors=(Failed,))
 
 
+class ReceivedFilter(DayFilter):
+    title = "day received"
+    parameter_name = "received"
+    column = "received_at"
+
+
+class ClosedFilter(DayFilter):
+    title = "day closed"
+    parameter_name = "closed"
+    column = "closed_at"
+
+
 EXTEND = Action(
     name="extend",
     label="Extend: take more time, once",
@@ -118,7 +131,12 @@ class RequestAdmin(ActingAdmin):
     acts = (EXPORT_REQUESTS, EXTEND, WITHDRAW)
     when_empty = "No request yet. Platforms send them to /v1/requests."
     list_display = ("public_id", "kind", "standing", "received_at", "respond_by", "reason", "source")
-    list_filter = (LateFilter, "state", "kind", "outcome")
+    list_filter = (LateFilter, "state", "kind", "outcome", ReceivedFilter, ClosedFilter)
+    orders = {
+        "late": ("respond_by", "pk"),  # what is late longest comes first
+        "received": ("-received_at", "-pk"),
+        "closed": ("-closed_at", "-pk"),
+    }
     search_fields = ("public_id",)
     search_help_text = (
         "A request's id or a subject's key, whole; or a subject's label (its address, its title), or how it begins."

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Case, F, OuterRef, Q, QuerySet, Subquery, When
+from django.db.models import Case, F, Max, OuterRef, Q, QuerySet, Subquery, When
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -16,6 +16,7 @@ from partners.models import Partner
 from removal import health
 from removal.admin.actions import ActingAdmin
 from removal.admin.closings import ASK_WAIVER, CLOSE
+from removal.admin.filters import CauseFilter
 from removal.admin.words import delivery_word, handling_badge, moment, spans, state_badge
 from removal.labels import requests_named
 from removal.models import Acknowledgement, Closing, Delivery, Disclosure, Incident, Notice, Stream
@@ -56,17 +57,21 @@ class LateFilter(admin.SimpleListFilter):
     parameter_name = "late"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("overdue", "overdue"), ("silent", "overdue and silent"), ("due_soon", "due soon")]
+        return [("overdue", "overdue"), ("silent", "overdue and silent"), ("due_soon", "due soon"), ("open", "open")]
 
     def queryset(self, request: HttpRequest, notices: Any) -> Any:
         if self.value() == "due_soon":
             return notices.due_soon(now=timezone.now())
+        if self.value() == "open":
+            return notices.open()
         if self.value() not in {"overdue", "silent"}:
             return notices
         late = notices.open().filter(respond_by__lt=timezone.now())
         if self.value() == "silent":
+            # What is in no message is not worth a look for the one that carries it.
+            untold = Q(epoch=F("stream__epoch"), sequence__gt=F("stream__packed_through"))
             late = late.filter(handling=Handling.NONE, message_state=Delivery.State.DELIVERED).exclude(
-                HEARD_BY_WATERMARK
+                HEARD_BY_WATERMARK | untold
             )
         return late
 
@@ -169,6 +174,10 @@ class NoticeAdmin(ActingAdmin):
     when_empty = "No notice yet. One appears when a request is about something that a partner received."
     list_display = ("number", "partner", "delivery", "handled", "answer_due", "of_request", "kind")
     list_filter = (LateFilter, AgeFilter, HandlingFilter, "kind", "stream__partner")
+    orders = {
+        "late": ("respond_by", "pk"),  # what is late longest comes first
+        "stream__partner__id__exact": ("-stream_id", "-epoch", "-sequence"),
+    }
     list_select_related = ("stream__partner", "request")
     search_fields = ("sequence",)
     search_help_text = "A slug and a number, such as: acme 1203; or a request's id, a subject's key or its label."
@@ -209,8 +218,10 @@ class NoticeAdmin(ActingAdmin):
         is_name = number.isdecimal() and len(number) <= 18
         if not is_name or (slug and not Partner.objects.filter(slug=slug.strip()).exists()):
             return queryset.filter(request__in=requests_named(search_term)), False
-        found = queryset.filter(sequence=int(number))
-        return (found.filter(stream__partner__slug=slug.strip()) if slug else found), False
+        streams = Stream.objects.filter(**({"partner__slug": slug.strip()} if slug else {}))
+        epochs = streams.aggregate(last=Max("epoch"))["last"] or 0
+        # By all three columns of the index, or a number alone would be looked for in the whole table.
+        return queryset.filter(stream__in=streams, epoch__in=range(1, epochs + 1), sequence=int(number)), False
 
     @admin.display
     def number(self, notice: Notice) -> str:
@@ -316,7 +327,7 @@ class IncidentAdmin(ReadOnlyAdmin):
     )
     when_empty = "No incident: every endpoint does what it should."
     list_display = ("kind", "partner", "standing", "opened_at", "closed_at")
-    list_filter = (OngoingFilter, "stream__partner")
+    list_filter = (OngoingFilter, CauseFilter, "stream__partner")
     list_select_related = ("stream__partner",)
     fields = ("kind", "partner", "standing", "opened_at", "closed_at")
 

@@ -86,6 +86,12 @@ class Desk(admin.AdminSite):
             prove(request)
         return response
 
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Answer the desk's questions above the list of lists."""
+        from removal.admin import start  # here, since it needs the site to be there
+
+        return super().index(request, {**start.context(request), **(extra_context or {})})
+
     def get_urls(self) -> list[Any]:
         # Here, since these modules need the site to be there.
         from removal.admin import exports, glossary, second_factor

@@ -8,7 +8,7 @@ from removal.models.numbers import NumberRange
 
 
 class Migration(migrations.Migration):
-    dependencies = [("removal", "0013_contacts_roles")]
+    dependencies = [("removal", "0014_desk")]
 
     operations = [
         # A constant default: the table is not rewritten.

@@ -168,7 +168,10 @@ class Escalation(models.Model):
                 name="an_escalation_is_of_a_request_or_of_notices",
             ),
         ]
-        indexes = [Index(fields=["id"], name="escalation_unbundled", condition=Q(bundled_at__isnull=True))]
+        indexes = [
+            Index(fields=["id"], name="escalation_unbundled", condition=Q(bundled_at__isnull=True)),
+            Index(fields=["level", "id"], name="escalation_level"),
+        ]
 
     def __str__(self) -> str:
         return f"escalation {self.pk}"

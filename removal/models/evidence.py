@@ -17,7 +17,7 @@ class SignedAnswer(models.Model):
     Its body lies beside it. ``key`` is the partner's public one; it may be retired or revoked since.
     """
 
-    partner = models.ForeignKey(Partner, models.PROTECT, related_name="signed_answers")
+    partner = models.ForeignKey(Partner, models.PROTECT, related_name="signed_answers", db_index=False)
     key = models.ForeignKey(Secret, models.PROTECT, related_name="+")
     message_id = models.CharField("webhook-id", max_length=256)
     timestamp = models.CharField("webhook-timestamp", max_length=11)
@@ -29,6 +29,7 @@ class SignedAnswer(models.Model):
         constraints = [
             UniqueConstraint(fields=["partner", "message_id"], name="an_id_signs_one_answer_of_a_partner"),
         ]
+        indexes = [Index(fields=["partner", "id"], name="signed_answer_of_partner")]
 
     def __str__(self) -> str:
         return f"signed answer {self.pk}"
@@ -98,6 +99,7 @@ class Acknowledgement(models.Model):
                 name="acknowledgement_covers",
                 condition=Q(first_sequence__lt=F("last_sequence")),
             ),
+            Index(fields=["status", "id"], name="acknowledgement_status"),
             Index(
                 fields=["signed_answer", "id"],
                 name="acknowledgement_signed",
@@ -143,6 +145,8 @@ class LogEntry(models.Model):
                 name="logentry_staff_request",
                 condition=Q(actor__startswith="staff:", about__has_key="request"),
             ),
+            Index(fields=["action", "id"], name="log_of_action"),
+            Index(fields=["actor", "id"], name="log_of_actor"),
         ]
 
     def __str__(self) -> str:

@@ -52,7 +52,10 @@ class Extension(models.Model):
                 name="a_person_decides_an_extension_and_says_why",
             ),
         ]
-        indexes = [Index(fields=["stream", "epoch", "sequence"], name="extension_of_a_notice")]
+        indexes = [
+            Index(fields=["stream", "epoch", "sequence"], name="extension_of_a_notice"),
+            Index(fields=["state", "id"], name="extension_state"),
+        ]
 
     def __str__(self) -> str:
         return f"extension {self.pk}"

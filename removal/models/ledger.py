@@ -128,6 +128,10 @@ class Alarm(models.Model):
                 fields=["release", "request", "subject", "feed"], name="an_alarm_is_raised_once_per_release_and_feed"
             )
         ]
+        indexes = [
+            Index(fields=["raised_at"], name="alarm_raised"),
+            Index(fields=["feed", "id"], name="alarm_feed"),
+        ]
 
     def __str__(self) -> str:
         return f"alarm {self.pk}"

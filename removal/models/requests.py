@@ -166,6 +166,13 @@ class RemovalRequest(models.Model):
                 name="request_unanswered",
                 condition=Q(state__in=["received", "planned"], repeats__isnull=True),
             ),
+            # For the desk: what came in and was closed by day, and each filter of its list. Opt-outs are the rule; who
+            # looks for them finds some among the newest.
+            Index(fields=["received_at"], name="request_received"),
+            Index(fields=["closed_at"], name="request_closed", condition=Q(closed_at__isnull=False)),
+            Index(fields=["state", "id"], name="request_state"),
+            Index(fields=["outcome", "id"], name="request_outcome", condition=~Q(outcome="")),
+            Index(fields=["kind", "id"], name="request_kind", condition=~Q(kind="opt_out")),
         ]
 
     def __str__(self) -> str:

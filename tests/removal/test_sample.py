@@ -24,7 +24,7 @@ def test_a_sample_is_lively_and_keeps_every_invariant() -> None:
         "partially_completed",
         "rejected",
     }
-    assert set(Incident.objects.values_list("kind", flat=True)) == {"gone", "tls"}
+    assert set(Incident.objects.values_list("kind", flat=True)) == {"http_410", "tls"}
     assert Delivery.objects.filter(body__isnull=False, attempts__gt=1).exists()
     assert set(RemovalRequest.objects.values_list("kind", flat=True)) == {"opt_out", "deletion", "reinstatement"}
 

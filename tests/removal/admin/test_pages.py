@@ -110,6 +110,14 @@ def test_lists_count_no_further_than_they_page(desk: Client, monkeypatch: pytest
     assert "?p=3" not in page
 
 
+def test_a_later_page_goes_on_where_the_one_before_ended(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReadOnlyAdmin, "list_per_page", 2)
+    requests = [record(make_wish(subject)) for subject in ("site:1", "site:2", "site:3")]
+    shown = [re.findall(r"/removalrequest/(\d+)/change/", read(desk, f"/admin/removal/removalrequest/?p={number}"))
+             for number in (1, 2)]  # fmt: skip
+    assert shown == [[str(requests[2].pk), str(requests[1].pk)], [str(requests[0].pk)]]
+
+
 def test_an_empty_list_says_what_to_do(desk: Client) -> None:
     for model, model_admin in history():
         assert html.escape(model_admin.when_empty) in read(desk, list_url(model)), model
