@@ -99,7 +99,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='notice',
-            index=models.Index(condition=models.Q(('closed_at__isnull', True), ('withdrawn_at__isnull', True), models.Q(('handling__in', ['completed', 'partially_completed', 'rejected']), _negated=True)), fields=['stream', 'respond_by'], name='notice_open'),
+            index=models.Index(condition=models.Q(('closed_at__isnull', True), ('withdrawn_at__isnull', True), models.Q(('handling__in', ['completed', 'partially_completed', 'rejected']), _negated=True)), fields=['stream', 'respond_by'], include=('planned_at',), name='notice_open'),
         ),
         migrations.AddField(
             model_name='closing',

@@ -71,11 +71,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='notice',
-            index=models.Index(condition=models.Q(('closed_at__isnull', True), ('handling', 'none'), ('withdrawn_at__isnull', True)), fields=['stream', 'respond_by'], name='notice_unheard'),
-        ),
-        migrations.AddIndex(
-            model_name='notice',
-            index=models.Index(condition=models.Q(('handling', 'completed'), _negated=True), fields=['handling', 'id'], name='notice_handling'),
+            index=models.Index(condition=models.Q(('handling__in', ['none', 'completed']), _negated=True), fields=['handling', 'id'], name='notice_handling'),
         ),
         migrations.AddIndex(
             model_name='notice',
