@@ -17,7 +17,7 @@ from removal import staff
 from removal.config.site import PROVEN_AT
 
 PATIENCE_MS = 20_000  # for a page, on a busy machine
-HEIGHTS = {1280: 900, 390: 844}
+SIZES = {1280: 900, 390: 844}
 # Chromium says this of every answer from 400 on; the watch judges those by their number.
 ONLY_A_STATUS = "Failed to load resource: the server responded with a status of"
 TELL_OF_VIOLATIONS = """
@@ -33,26 +33,31 @@ class Watch:
     origin: str
     problems: list[str] = field(default_factory=list)
     expected: set[int] = field(default_factory=set)
+    is_on: bool = True
 
     def over(self, context: BrowserContext) -> None:
         context.add_init_script(TELL_OF_VIOLATIONS)
         context.on("console", self._console)
-        context.on("weberror", lambda error: self.problems.append(f"script: {error.error}"))
+        context.on("weberror", lambda error: self._note(f"script: {error.error}"))
         context.on("request", self._request)
         context.on("response", self._response)
 
+    def _note(self, problem: str) -> None:
+        if self.is_on:
+            self.problems.append(problem)
+
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"} and not message.text.startswith(ONLY_A_STATUS):
-            self.problems.append(f"console: {message.text}")
+            self._note(f"console: {message.text}")
 
     def _request(self, request: Request) -> None:
         address = urlsplit(request.url)
         if address.scheme != "data" and f"{address.scheme}://{address.netloc}" != self.origin:
-            self.problems.append(f"asked elsewhere: {request.url}")
+            self._note(f"asked elsewhere: {request.url}")
 
     def _response(self, response: Response) -> None:
         if response.status >= 400 and response.status not in self.expected:
-            self.problems.append(f"{response.status}: {response.url}")
+            self._note(f"{response.status}: {response.url}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Desk:
     ) -> Page:
         """Open a window at a page: as somebody who is logged in, or as a stranger."""
         context = self.browser.new_context(
-            base_url=self.url, viewport={"width": width, "height": HEIGHTS[width]}, color_scheme=scheme
+            base_url=self.url, viewport={"width": width, "height": SIZES[width]}, color_scheme=scheme
         )
         context.set_default_timeout(PATIENCE_MS)
         self.watch.over(context)
