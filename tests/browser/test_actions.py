@@ -36,7 +36,6 @@ def said(page: Page, text: str) -> None:
     expect(page.locator(".messagelist")).to_contain_text(text)
 
 
-
 def test_an_operator_pauses_resends_and_resumes(desk: Desk) -> None:
     messages = Delivery.objects.filter(stream__partner__slug="harbor", state="waiting").count()
     page = desk.open("operator", at=page_of("harbor"))
@@ -90,6 +89,7 @@ def test_a_lead_waives_with_a_second_person_only(desk: Desk) -> None:
 
 
 def test_two_clicks_do_it_once(desk: Desk) -> None:
+    paused = LogEntry.objects.filter(action="partner_paused").count()
     page = desk.open("partner manager", at=page_of("borealis"))
     begin(page, "Pause")
     send_button = page.locator('#content .submit-row input[type="submit"]')
@@ -106,7 +106,7 @@ def test_two_clicks_do_it_once(desk: Desk) -> None:
     expect(page.locator(".messagelist")).to_contain_text("done once")
 
     assert Partner.objects.get(slug="borealis").state == "paused"
-    assert LogEntry.objects.filter(action="partner_paused", about__partner="borealis").count() == 1
+    assert LogEntry.objects.filter(action="partner_paused").count() == paused + 1
     begin(page, "Resume")
     send(page)
     said(page, "resumed")

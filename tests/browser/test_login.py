@@ -33,7 +33,7 @@ def test_a_newcomer_sets_up_a_second_factor_and_is_asked_for_it_from_then_on(des
         fills = picture.evaluate("it => ['rect', 'path'].map(one => getComputedStyle(it.querySelector(one)).fill)")
         assert fills == ["rgb(255, 255, 255)", "rgb(0, 0, 0)"]
     key = base64.b32decode(page.locator("#content code").inner_text())
-    page.get_by_label("Code").fill(code_of(key))
+    page.get_by_role("textbox", name="Code").fill(code_of(key))
     page.get_by_role("button", name="Confirm").click()
     expect(page.locator("#content")).to_contain_text("recovery codes")
     assert len(page.locator("#content pre").inner_text().split()) == 10

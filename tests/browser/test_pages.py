@@ -8,7 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from partners.models import Partner
-from removal.models import Delivery, Notice, RemovalRequest
+from removal.models import Delivery, Notice
 from tests.browser.desk import SIZES, Desk
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.utils import timezone
 from playwright.sync_api import expect
 
 from removal.admin.actions import ActingAdmin
@@ -25,15 +26,15 @@ def acts() -> list[tuple[str, Any]]:
 
 
 def test_a_viewer_finds_the_overdue_partner_in_two_clicks(desk: Desk) -> None:
-    late = Notice.objects.open().filter(respond_by__lt="now").values_list("stream__partner__slug", flat=True)
+    late = Notice.objects.open().filter(respond_by__lt=timezone.now()).values_list("stream__partner__slug", flat=True)
     assert set(late) == {"cobalt"}
     page = desk.open("viewer")
 
     first = page.get_by_role("link", name=re.compile("cobalt", re.IGNORECASE))
-    if not first.count():
+    if not first.count():  # until the page has its list of partners
         pytest.xfail("the start page does not name partners yet")
     first.first.click()
-    page.locator("#content").get_by_role("link", name=re.compile(r"overdue|silent|^\d+$")).first.click()
+    page.locator('#content a[href*="late="]').first.click()
 
     expect(page.locator("#content")).to_contain_text("overdue")
     expect(page.locator("#content")).to_contain_text("cobalt")
