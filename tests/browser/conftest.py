@@ -20,9 +20,7 @@ from tests.faults.harness import environment_of_tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--screenshots", type=Path, metavar="DIR", help="write pictures of the desk's pages to this folder"
-    )
+    parser.addoption("--screenshots", type=Path, metavar="DIR", help="write pictures of the desk to this folder")
 
 
 @pytest.fixture(scope="session")
