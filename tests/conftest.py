@@ -11,6 +11,7 @@ from django.test import TransactionTestCase
 from pytest_django import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+APART = (ROOT / "tests" / "browser", ROOT / "tests" / "fuzz")
 PARTITIONS = "removal_manifestentry_"
 
 
@@ -53,3 +54,11 @@ def loopback_partners(settings: Settings) -> None:
     """Let messages go to receivers on this machine."""
     settings.PARTNER_ALLOW_HTTP = True
     settings.PARTNER_ALLOWED_NETWORKS = (ipaddress.ip_network("127.0.0.0/8"),)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the browser's and the fuzzer's tests to those who name them (README.md, Test it)."""
+    named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
+    return (
+        True if collection_path in APART and not any(path.is_relative_to(collection_path) for path in named) else None
+    )

@@ -28,6 +28,7 @@ from django.urls import path, reverse
 
 from partners.admin import ReadOnlyAdmin, shorten
 from removal import staff
+from removal.config import unsent
 from removal.config.site import code_field, is_proven, prove
 from removal.models import Confirmation
 
@@ -166,7 +167,8 @@ def confirm(
     if not may(request, action):
         raise PermissionDenied
     sent = request.POST if request.method == "POST" else None
-    form = action.form(sent)
+    written = unsent.take(request) if sent is None else {}
+    form = action.form(sent, initial=written)
     proof = ProofForm(request, sent) if action.is_dangerous and not is_proven(request) else None
     token = _token(request.POST.get("token", ""))
     if sent is not None and form.is_valid() and (proof is None or proof.is_valid()):
@@ -188,7 +190,10 @@ def confirm(
         proof, token = None, uuid.uuid4()  # not done: the page comes again, with what was written
     context = _context(request, action, rows, back=back, opts=opts)
     context |= {"form": form, "proof": proof, "token": token}
-    return TemplateResponse(request, "admin/removal/confirm.html", context)
+    response = TemplateResponse(request, "admin/removal/confirm.html", context)
+    if written:
+        unsent.forget(response)
+    return response
 
 
 def _effect(request: HttpRequest, action: Action, act: Act) -> str:

@@ -18,6 +18,7 @@ from django.shortcuts import redirect
 from django.urls import path
 
 from removal import staff
+from removal.config import unsent
 
 # When the person last gave their password, and code if they have one: seconds since 1970, in their session.
 PROVEN_AT = "proven_at"
@@ -73,10 +74,16 @@ class Desk(admin.AdminSite):
         def page(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if must_enrol(request) and not is_open_to_everyone(request):
                 return redirect("admin:second_factor")
+            packed = ""
             if request.method == "POST" and not self.has_permission(request):
-                text = "Your session had ended, so nothing was done. Log in, and do it again."
+                packed = unsent.pack(request)
+                kept = " What you wrote will be there." if packed else ""
+                text = f"Your session had ended, so nothing was done. Log in, and do it again.{kept}"
                 messages.warning(request, text)
-            return name_reordering(inner(request, *args, **kwargs))
+            response = name_reordering(inner(request, *args, **kwargs))
+            if packed:
+                unsent.keep(response, packed)
+            return response
 
         return update_wrapper(page, inner)
 
