@@ -82,7 +82,7 @@ select p.id, p.slug, p.name, p.state, e.state, opened.notices, late.notices, old
                             and d.first_sequence <= n.sequence and d.last_sequence >= n.sequence
                             and d.delivered_at < %(arrived_by)s)) is_silent) quiet
  cross join lateral (
-      select count(*) incidents, min(i.opened_at) filter (where i.kind = 'gone') gone_at
+      select count(*) incidents, min(i.opened_at) filter (where i.kind = 'http_410') gone_at
         from removal_incident i where i.stream_id = s.partner_id and i.closed_at is null) wrong
  -- the first try since the last answer, of the messages that wait for another one
  cross join lateral (

