@@ -14,7 +14,7 @@ from typing import Any
 from django.db import connection
 
 from partners.models import Endpoint, Partner
-from removal import intake, ledger, partnerships, payload, planning
+from removal import intake, ledger, partnerships, payload, planning, verification
 from removal.models import Disclosure, Release, RemovalRequest, Stream
 from removal.transactions import whole_step
 
@@ -76,7 +76,7 @@ def make(*, requests: int, now: datetime, progress: Progress = lambda what, done
             actor=ACTOR, slug=character.slug, name=character.name, url=f"https://{character.slug}.example/removal",
             now=now,
         )  # fmt: skip
-    Partner.objects.update(state=Partner.State.LIVE)  # as if they had passed the checks: nobody listens there
+        verification.waive(actor=ACTOR, slug=character.slug, reason="There is no endpoint: this is sample data.")
     _fill_ledger(requests, now, progress)
     _set_stage(requests, now)
     for first, last in _blocks(requests):
@@ -370,7 +370,7 @@ def _tell(character: Character, requests: int, now: datetime) -> None:
     elif character.state == "suspended":
         said = "answered 410; the endpoint is gone for good"
         _run((FAILING,), {**values, "messages": 1, "outcome": "refused", "status": 410, "reason": said,
-                          "incident": "gone"})  # fmt: skip
+                          "incident": "http_410"})  # fmt: skip
         Endpoint.objects.filter(partner=partner).update(
             state=Endpoint.State.SUSPENDED, state_reason="It answered 410 Gone.", changed_at=now
         )
