@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.core.management import call_command
+from django.db import connections
 from django.test import TransactionTestCase
 from playwright.sync_api import Browser, sync_playwright
 
@@ -57,6 +58,7 @@ def people(browser: Browser, django_db_setup: None, django_db_blocker: Any) -> I
             }
         empty: Any = TransactionTestCase._fixture_teardown  # type: ignore[attr-defined]  # that of tests/conftest.py
         empty(None)
+        connections.close_all()  # Playwright's event loop has a connection of its own, which nobody closes later
 
 
 @pytest.fixture(scope="package")
