@@ -182,7 +182,7 @@ def test_pings_samples_and_reminders_that_are_made_are_valid(identifiers: str) -
         assert (message["type"], faults_of(message)) == (kind, [])
         assert TypeAdapter(contract.MESSAGES[kind][0]).validate_python(message, strict=True) == message
     if identifiers != Partner.Identifiers.RAW:
-        [due] = json.loads(reminder.body)["data"]["due"]
+        [due] = json.loads(bytes(reminder.body))["data"]["due"]
         assert due["respond_by"].endswith("T00:00:00Z")
 
 
