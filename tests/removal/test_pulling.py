@@ -13,10 +13,22 @@ from django.utils import timezone
 
 from partners.models import Endpoint, Partner
 from partners.webhook import Refused
-from removal import acknowledgement, delivery, intake, invariants, planning, pulling, replay, reports, sending
-from removal.models import Acknowledgement, Attempt, Delivery, LogEntry, Notice, RemovalRequest, Stream
+from removal import (
+    acknowledgement,
+    delivery,
+    extensions,
+    intake,
+    invariants,
+    planning,
+    pulling,
+    replay,
+    reports,
+    sending,
+    verification,
+)
+from removal.models import Acknowledgement, Attempt, Delivery, Extension, LogEntry, Notice, RemovalRequest, Stream
 from removal.pulling import Page
-from removal.statements import Answer, Statement
+from removal.statements import Answer, Statement, Wish
 from removal.verdict import judge
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.receivers import Reply, listening
@@ -450,3 +462,50 @@ def test_pulls_and_sends_at_once_leave_one_obligation() -> None:
     assert {state for _, _, state, _ in messages()} == {"delivered"}
     assert Acknowledgement.objects.count() == 0
     assert_promises_hold()
+
+
+# --- with what others do ---
+
+
+def test_a_partner_in_onboarding_may_live_on_pull_and_is_sent_nothing_of_that_when_it_goes_live() -> None:
+    with listening() as receiver:
+        partner = owe(notices=3, url=receiver.url)
+        Partner.objects.update(state=Partner.State.ONBOARDING)
+        drain(partner)
+        assert pull(partner).last == 3
+        assert refused(say(partner, through=2, status="completed")) == []
+        pull(partner, 3)
+        assert messages() == [(1, 2, "delivered", "acknowledged"), (3, 3, "delivered", "pulled")]
+        assert list(RemovalRequest.objects.order_by("id").values_list("state", flat=True)) == [
+            "closed", "closed", "planned",
+        ]  # fmt: skip
+        verification.waive(actor="staff:7", slug="acme", reason="It pulls.")
+        drain(partner)
+    assert receiver.received == []
+    assert_promises_hold()
+
+
+def test_a_wish_for_more_time_about_what_was_only_pulled_outlives_a_withdrawal_that_comes_too_late() -> None:
+    partner = owe(notices=1)
+    pull(partner)
+    until = timezone.now() + timedelta(days=90)
+    wish = Wish(1, until, "Backups.", "{}")
+    said = acknowledgement.acknowledge(partner_id=partner.pk, key_prefix="rk_test", statements=[wish])
+    assert (said.accepted, said.refused) == (1, [])
+
+    request = RemovalRequest.objects.get()
+    intake.withdraw_request(source="blogs", actor="test", public_id=request.public_id)
+    assert Notice.objects.get().withdrawn_at is None  # it was told, and stands
+
+    extensions.grant(extension_id=Extension.objects.get().pk, actor="staff:7", decision="Tapes.")
+    assert Notice.objects.get().respond_by == until
+    assert refused(say(partner, sequence=1, status="completed", outcomes={"removed": 1})) == []
+    assert_promises_hold()
+
+
+def test_an_answer_to_a_sample_that_names_its_epoch_answers_no_notice() -> None:
+    partner = owe(notices=1)
+    pull(partner)
+    line = {"sequence": 1, "status": "completed", "outcomes": {"removed": 1}, "epoch": 0}
+    assert refused(say(partner, **line)) == ["wrong_epoch"]
+    assert Notice.objects.get().handling == "none"
