@@ -205,7 +205,8 @@ insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclo
                             respond_by, handling, acknowledged_at)
 select h.partner_id, 1, (r.id - 1) / 6 * h.width + h.place, r.id, r.kind, array[h.disclosure_id], 2, r.round,
        r.recorded_at, r.recorded_at + interval '30 days', a.handling,
-       case when a.handling <> 'none' then r.recorded_at + h.answers_within * (20 + r.id %% 80) / 100 end
+       case when a.handling <> 'none'
+            then least(r.recorded_at + h.answers_within * (20 + r.id %% 80) / 100, clock_timestamp()) end
   from removal_removalrequest r
   join sample_holder h on h.release_no = (r.id - 1) %% 6
   cross join lateral (
