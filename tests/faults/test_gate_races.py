@@ -19,7 +19,7 @@ from removal import intake, invariants, ledger, planning, uploads
 from removal.models import Notice
 from tests.factories import make_partner, make_wish
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults, pytest.mark.long]
 
 EPISODES = int(os.environ.get("RACE_EPISODES", "1000"))
 WRITERS = 6

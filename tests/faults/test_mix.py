@@ -8,7 +8,7 @@ import pytest
 from tests.faults.mix import run_as_process
 from tests.faults.servers import Redis
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 SEED = 20261124
 

@@ -61,6 +61,7 @@ def test_every_partner_answers_and_its_own_log_agrees(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGKILL])
 def test_it_leaves_no_process_behind_and_starts_again_on_its_data(tmp_path: Path, with_signal: signal.Signals) -> None:
     demo = start(tmp_path)

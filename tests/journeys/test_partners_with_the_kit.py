@@ -26,7 +26,7 @@ from tests.faults.harness import Installation, installation
 from tests.partners.kit.node import EXAMPLES, KIT, node
 from tests.receivers import listening
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.journey]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.journey, pytest.mark.long]
 
 
 @dataclass

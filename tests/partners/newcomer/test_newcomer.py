@@ -30,7 +30,7 @@ from tests.factories import disclose, make_release
 from tests.faults.harness import Installation, installation
 from tests.partners.kit.node import KIT, node
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.journey]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.journey, pytest.mark.long]
 
 HERE = Path(__file__).parent
 
