@@ -66,7 +66,7 @@ overdue as materialized (
       from removal_stream s
      cross join lateral (
           select from removal_notice n
-           where n.stream_id = s.partner_id and n.respond_by < clock_timestamp() and n.withdrawn_at is null
+           where n.stream_id = s.partner_id and n.respond_by < statement_timestamp() and n.withdrawn_at is null
              and n.closed_at is null
              and n.handling not in ('completed', 'partially_completed', 'rejected') limit {counted}) n),
 unplanned_disclosure as materialized (

@@ -131,17 +131,6 @@ def test_what_is_late_is_counted_and_what_staff_were_not_told_of() -> None:
     }  # fmt: skip
 
 
-def test_what_is_overdue_is_counted_along_indexes() -> None:
-    owe(notices=3)
-    with connection.cursor() as cursor:
-        cursor.execute("set local enable_seqscan = off")
-        cursor.execute(f"explain {metrics.READ}")
-        plan = "\n".join(line for (line,) in cursor.fetchall())
-    # With sequential scans off, one is left only where no index fits at all.
-    assert "Seq Scan on removal_notice" not in plan
-    assert "Seq Scan on removal_removalrequest" not in plan
-
-
 def test_a_message_asked_for_again_is_due_too() -> None:
     partner = owe(notices=1)
     delivery.claim_due(partner_id=partner.pk)
