@@ -47,7 +47,9 @@ class NotASecondPerson(Exception):
 
 @whole_step
 def close_notice(*, user_id: int, notice_id: int, reason: str, text: str) -> Closing:
-    """End a notice by a person's word. Nothing more is sent for it, and its request closes with its last notice.
+    """End a notice by a person's word: it is asked for no more, and its request closes with its last notice.
+
+    Its message is tried no more once all of it has ended. One that is in no message yet is still sent under its number.
 
     Raises UnknownNotice, AlreadyEnded, and InvalidClosing; a waiver needs ``ask_waiver`` and a second person.
     """

@@ -164,7 +164,7 @@ GAUGES = (
     Gauge(
         "removal_overdue_requests",
         f"Requests that the person should have an answer to by now, counted up to {COUNTED}.",
-        "(select count(*) from (select from removal_removalrequest where respond_by < clock_timestamp()"
+        "(select count(*) from (select from removal_removalrequest where respond_by < statement_timestamp()"
         f" and state in ('received', 'planned') and repeats_id is null limit {COUNTED}) r)",
     ),
     Gauge(

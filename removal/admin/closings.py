@@ -57,7 +57,8 @@ CLOSE = Action(
     is_dangerous=True,
     applies=_is_open,
     explanation=(
-        "Nothing more is sent or asked for these numbers, and their requests count as complied with in part at most. "
+        "Nobody is asked for these numbers any more, and their requests count as complied with in part at most. "
+        "One that was not sent yet is still sent in its turn, so that the partner's numbers have no gap. "
         "It cannot be taken back. The partner may still answer, and its answer is kept beside yours."
     ),
 )

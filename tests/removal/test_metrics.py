@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from partners.models import Endpoint, Partner
-from removal import delivery, escalation, metrics, planning, recovery
+from removal import delivery, escalation, metrics, planning, recovery, sample
 from removal.models import Delivery, Heartbeat, Incident, LogEntry, Notice, StaffMessage, Stream
 from removal.sweep import Sweeper
 from tests.factories import disclose, make_partner, make_release, make_wish, record
@@ -129,6 +129,16 @@ def test_what_is_late_is_counted_and_what_staff_were_not_told_of() -> None:
         "removal_unpacked_notices": 3, "removal_overdue_notices": 1, "removal_overdue_requests": 1,
         "removal_unplanned_requests": 1, "removal_untold_escalations": 2, "removal_unsent_staff_messages": 1,
     }  # fmt: skip
+
+
+def test_what_is_overdue_is_counted_along_the_indexes_of_what_is_open() -> None:
+    sample.make(requests=3000, now=timezone.now())  # on a table of three rows the planner takes whichever index
+    with connection.cursor() as cursor:
+        cursor.execute("set local enable_seqscan = off")
+        cursor.execute(f"explain {metrics.READ}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "using notice_open on removal_notice" in plan
+    assert "using request_unanswered on removal_removalrequest" in plan
 
 
 def test_a_message_asked_for_again_is_due_too() -> None:
