@@ -121,7 +121,8 @@ select * from (
            d.rule, null::bigint, d.request_id
       from removed d
       join removal_manifestentry m on m.subject_id = d.subject_id and m.release_id = %(release)s
-     where m.items && d.items and not exists (select from whole w where w.subject_id = d.subject_id)) named
+     where removal_items_meet(m.items, d.items)
+       and not exists (select from whole w where w.subject_id = d.subject_id)) named
 """
 FIRST = """
 select g.key, g.items[:%(listed)s], g.rule, g.preference_id, r.public_id

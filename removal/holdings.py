@@ -35,7 +35,8 @@ select p.slug, r.name, m.item_count, m.items[:%(listed)s], d.usages, d.disclosed
  cross join lateral (
       select min(n.acknowledged_at) attested_at
         from (select t.request_id from removal_requesttarget t
-               where t.subject_id = s.id and (t.items is null or m.items <@ t.items)
+               where t.subject_id = s.id
+                 and (t.items is null or cardinality(removal_items_in_both(m.items, t.items)) = m.item_count)
               union all
               select o.id from removal_removalrequest o where o.partner_id = d.partner_id and o.kind = 'offboarding') x
         join removal_notice n on n.request_id = x.request_id and n.stream_id = d.partner_id
@@ -226,12 +227,12 @@ COUNT_IN_RELEASES = """
 select r.name, r.state, x.subjects, x.items
   from (select m.release_id, count(*) subjects,
                sum(case when t.items is null then m.item_count
-                        else (select count(*) from unnest(m.items) i where i = any(t.items)) end)::bigint items
+                        else cardinality(removal_items_in_both(m.items, t.items)) end)::bigint items
           from removal_requesttarget t
           -- "offset 0" makes it a look-up by subject, however many targets other requests have
           cross join lateral (
               select m.release_id, m.item_count, m.items from removal_manifestentry m
-               where m.subject_id = t.subject_id and (t.items is null or m.items && t.items) offset 0) m
+               where m.subject_id = t.subject_id and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m
          where t.request_id = %(request)s
          group by 1) x
   join removal_release r on r.id = x.release_id
@@ -265,7 +266,7 @@ seen as materialized (
       from sample t
       cross join lateral (
           select release_id from removal_manifestentry m
-           where m.subject_id = t.subject_id and (t.items is null or m.items && t.items) offset 0) m)
+           where m.subject_id = t.subject_id and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m)
 select r.name, r.state, null, null
   from removal_release r
  where r.id in (select release_id from seen)
@@ -274,7 +275,7 @@ select r.name, r.state, null, null
            cross join lateral (
                select from removal_manifestentry m
                 where m.subject_id = t.subject_id and m.release_id = r.id
-                  and (t.items is null or m.items && t.items) offset 0) m
+                  and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m
            where t.request_id = %(request)s)
  order by r.id
 """

@@ -66,10 +66,10 @@ met as materialized (
      cross join lateral (
           select m.release_id, m.subject_id,
                  case when p.items is null then m.item_count
-                      else (select count(*) from unnest(m.items) i where i = any(p.items)) end items
+                      else cardinality(removal_items_in_both(m.items, p.items)) end items
             from removal_manifestentry m
            where m.subject_id = p.subject_id and m.release_id = any(array(select release_id from given))
-             and (p.items is null or m.items && p.items) offset 0) m),
+             and (p.items is null or removal_items_meet(m.items, p.items)) offset 0) m),
 -- what partners hold is counted once for all of them that were given the same releases …
 alike as materialized (
     select releases, array_agg(partner_id) partners
@@ -83,9 +83,10 @@ held as materialized (
 counted as (
     select h.releases, sum(case when h.entries = 1 then h.items
                                 else (select count(distinct i.item)
-                                        from removal_manifestentry m cross join unnest(m.items) i(item)
-                                       where m.subject_id = h.subject_id and m.release_id = any(h.releases)
-                                         and (h.wanted is null or i.item = any(h.wanted))) end) items
+                                        from removal_manifestentry m
+                                       cross join unnest(coalesce(removal_items_in_both(m.items, h.wanted), m.items))
+                                                  i(item)
+                                       where m.subject_id = h.subject_id and m.release_id = any(h.releases)) end) items
       from held h group by 1),
 found as (
     select p.partner_id, a.releases, c.items

@@ -156,7 +156,7 @@ select n.sequence, n.kind, r.reason, r.public_id, r.usages, n.item_count, r.rece
                  where t.request_id = r.id and exists (
                      select from removal_manifestentry m
                       where m.subject_id = t.subject_id and m.release_id = any(given.releases)
-                        and (t.items is null or t.items && m.items))) end
+                        and (t.items is null or removal_items_meet(m.items, t.items)))) end
   from removal_notice n
   join removal_removalrequest r on r.id = n.request_id
  cross join lateral (
@@ -176,8 +176,8 @@ select n.sequence, l.name, sum(x.item_count)::bigint,
   join removal_requesttarget t on t.request_id = n.request_id
   join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = l.id
   cross join lateral (
-      select coalesce(array_agg(i.item order by i.place), '{}') items, count(*) item_count
-        from unnest(m.items) with ordinality i(item, place) where t.items is null or i.item = any(t.items)) x
+      select w.items, cardinality(w.items) item_count
+        from (select coalesce(removal_items_in_both(m.items, t.items), m.items) items offset 0) w) x
  where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s
    and n.withdrawn_at is null and x.item_count > 0
  group by n.sequence, n.item_count, l.id, l.name
@@ -210,9 +210,7 @@ select n.sequence, (select row_to_json(x)::text from (
             select m.items from removal_manifestentry m
              where m.subject_id = t.subject_id and m.release_id = l.id offset 0) m
         cross join lateral (
-            select case when t.items is null then m.items
-                        else array(select i.item from unnest(m.items) with ordinality i(item, place)
-                                    where i.item = any(t.items) order by i.place) end offset 0) w(items)
+            select coalesce(removal_items_in_both(m.items, t.items), m.items) offset 0) w(items)
         cross join lateral (select l.name as release, cardinality(w.items) as items_total, w.items) p
        where p.items_total > 0 offset 0) h
  where n.stream_id = %(stream)s and n.epoch = %(epoch)s and n.sequence between %(first)s and %(last)s

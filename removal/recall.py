@@ -76,8 +76,7 @@ held as (
       from known k
       join recalled g on g.line = k.line
       join removal_manifestentry m on m.subject_id = k.subject_id and m.release_id = any(%(releases)s)
-      cross join unnest(m.items) i(item)
-     where g.items is null or i.item = any(g.items)
+      cross join unnest(coalesce(removal_items_in_both(m.items, g.items), m.items)) i(item)
      group by 1)
 select k.line, k.subject_id,
        case when k.nth > 1 then 'repeated_subject'

@@ -258,7 +258,7 @@ held as materialized (
     select t.subject_id, sum(m.item_count) items
       from removal_requesttarget t
       join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = any(%(releases)s)
-     where t.request_id = %(request)s and t.subject_id > %(after)s and (t.items is null or t.items && m.items)
+     where t.request_id = %(request)s and t.subject_id > %(after)s and (t.items is null or removal_items_meet(m.items, t.items))
      group by 1 order by 1 limit %(limit)s + 1),
 page as materialized (
     select subject_id
@@ -266,9 +266,10 @@ page as materialized (
               from held window w as (order by subject_id)) x
      where place <= %(limit)s and items_before < %(max_items)s)
 select s.id, s.key,
-       array(select distinct i.item from removal_manifestentry m cross join unnest(m.items) i(item)
-              where m.subject_id = t.subject_id and m.release_id = any(%(releases)s)
-                and (t.items is null or i.item = any(t.items)) order by i.item),
+       array(select distinct i.item
+               from removal_manifestentry m
+              cross join unnest(coalesce(removal_items_in_both(m.items, t.items), m.items)) i(item)
+              where m.subject_id = t.subject_id and m.release_id = any(%(releases)s) order by i.item),
        (select count(*) from held) > (select count(*) from page)
   from page p
   join removal_requesttarget t on t.request_id = %(request)s and t.subject_id = p.subject_id

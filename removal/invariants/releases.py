@@ -37,7 +37,7 @@ INVARIANTS = (
                              join removal_requesttarget t on t.subject_id = m.subject_id
                              join removal_removalrequest r on r.id = t.request_id
                             where m.release_id = l.id and r.kind in ('deletion', 'recall')
-                              and (t.items is null or m.items && t.items)
+                              and (t.items is null or removal_items_meet(m.items, t.items))
                               and r.recorded_at < l.sealed_at - %(unplanned_for)s
                               and (r.withdrawn_at is null or r.withdrawn_at > l.sealed_at)
                               and (r.ended_at is null or r.ended_at > l.sealed_at)))
