@@ -232,7 +232,8 @@ select r.name, r.state, x.subjects, x.items
           -- "offset 0" makes it a look-up by subject, however many targets other requests have
           cross join lateral (
               select m.release_id, m.item_count, m.items from removal_manifestentry m
-               where m.subject_id = t.subject_id and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m
+               where m.subject_id = t.subject_id
+                 and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m
          where t.request_id = %(request)s
          group by 1) x
   join removal_release r on r.id = x.release_id

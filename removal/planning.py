@@ -41,7 +41,8 @@ select * from (
           cross join lateral (
               select m.release_id, m.subject_id, t.items
                 from removal_manifestentry m
-               where m.subject_id = t.subject_id and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m)
+               where m.subject_id = t.subject_id
+                 and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m)
     select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, m.items
       from found r
       cross join lateral (select r.release_id, r.subject_id, r.items) m
@@ -54,7 +55,8 @@ select r.id, d.id, d.partner_id, m.release_id, m.subject_id, m.items
   cross join lateral (
       select m.release_id, m.subject_id, t.items, t.request_id
         from removal_manifestentry m
-        join removal_requesttarget t on t.subject_id = m.subject_id and (t.items is null or removal_items_meet(m.items, t.items))
+        join removal_requesttarget t on t.subject_id = m.subject_id
+          and (t.items is null or removal_items_meet(m.items, t.items))
        where m.release_id = l.release_id offset 0) m
   join new_disclosure d on d.release_id = m.release_id
   join planned_request r on r.id = m.request_id
@@ -66,7 +68,8 @@ MATCH_MISSED = """
 select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, t.items
   from planned_request r
   join removal_requesttarget t on t.request_id = r.id
-  join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or removal_items_meet(m.items, t.items))
+  join removal_manifestentry m on m.subject_id = t.subject_id
+    and (t.items is null or removal_items_meet(m.items, t.items))
   join planned_disclosure d on d.release_id = m.release_id
  where {covers} and not r.is_matching
    and not exists (select from removal_notice n

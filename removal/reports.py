@@ -258,7 +258,8 @@ held as materialized (
     select t.subject_id, sum(m.item_count) items
       from removal_requesttarget t
       join removal_manifestentry m on m.subject_id = t.subject_id and m.release_id = any(%(releases)s)
-     where t.request_id = %(request)s and t.subject_id > %(after)s and (t.items is null or removal_items_meet(m.items, t.items))
+     where t.request_id = %(request)s and t.subject_id > %(after)s
+       and (t.items is null or removal_items_meet(m.items, t.items))
      group by 1 order by 1 limit %(limit)s + 1),
 page as materialized (
     select subject_id

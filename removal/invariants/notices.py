@@ -7,7 +7,8 @@ from removal.invariants.invariant import Invariant
 PAIR = """
 select t.request_id, d.id disclosure_id
   from removal_requesttarget t
-  join removal_manifestentry m on m.subject_id = t.subject_id and (t.items is null or removal_items_meet(m.items, t.items))
+  join removal_manifestentry m on m.subject_id = t.subject_id
+   and (t.items is null or removal_items_meet(m.items, t.items))
   join removal_removalrequest r on r.id = t.request_id
    and (r.release_ids is null or m.release_id = any(r.release_ids))
   join removal_disclosure d on d.release_id = m.release_id

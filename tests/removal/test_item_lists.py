@@ -1,6 +1,6 @@
 """Lists of items are compared alike whether short or long, and a hundred thousand do not take minutes anywhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -16,7 +16,7 @@ SEVERAL = [f"post:{n}" for n in range(300)]
 MANY = [f"post:{n}" for n in range(100_000)]
 
 
-def asked(function: str, held: Sequence[str] | None, wanted: Sequence[str] | None) -> object:
+def asked(function: str, held: list[str], wanted: list[str] | None) -> object:
     with connection.cursor() as cursor:
         cursor.execute(f"select {function}(%s::text[], %s::text[])", [held, wanted])
         return cursor.fetchone()[0]
