@@ -7,6 +7,7 @@ it was read. Every export leaves log entries: who, what, and how it ended.
 
 import csv
 import io
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +15,14 @@ from itertools import islice
 from typing import Any
 
 from django.db import connection
+from django.db.models.functions import Now
 
 from removal.intake import UnknownRequest
-from removal.models import LogEntry, RemovalRequest
+from removal.models import Export, LogEntry, RemovalRequest
 from removal.partnerships import find_partner
 
 PAGE = 2000  # requests or notices in one statement
+TELL_EVERY_SECONDS = 1.0  # how far an export has come
 
 # Requests and notices as lines, from a page of (request id, notice id or null, key, key).
 LINES = """
@@ -172,23 +175,35 @@ def export(scope: Scope, *, actor: str, progress: Callable[[int], None] = lambda
     """Export as CSV, in pieces, for whoever may; ``progress`` is told the number of lines so far.
 
     The log says that it began before the first line leaves, and then that it ended or was cut off, after how many.
+    Meanwhile its row says how far it has come.
     """
     LogEntry.objects.create(actor=actor, action="export_begun", about={"kind": scope.kind, **scope.about})
-    count, outcome = 0, "export_cut_off"
+    row = Export.objects.create(kind=scope.kind, about=scope.about, actor=actor, expected=estimate(scope))
+    count, state = 0, Export.State.CUT_OFF
+    told_at = time.monotonic()
 
     def counted() -> Iterator[tuple[Any, ...]]:
         nonlocal count
-        for row in lines(scope):
+        for line in lines(scope):
             count += 1
-            yield row
+            yield line
 
     try:
         for piece in as_csv(counted(), COLUMNS):
             yield piece
             progress(count)
-        outcome = "export_finished"
+            if time.monotonic() - told_at > TELL_EVERY_SECONDS:
+                told_at = time.monotonic()
+                _tell(row, lines=count)
+        state = Export.State.FINISHED
     finally:
-        LogEntry.objects.create(actor=actor, action=outcome, about={"kind": scope.kind, **scope.about, "lines": count})
+        _tell(row, lines=count, state=state)
+        about = {"kind": scope.kind, **scope.about, "lines": count}
+        LogEntry.objects.create(actor=actor, action=f"export_{state}", about=about)
+
+
+def _tell(row: Export, **now: Any) -> None:
+    Export.objects.filter(pk=row.pk).update(seen_at=Now(), **now)
 
 
 # --- yearly metrics ---

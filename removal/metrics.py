@@ -60,15 +60,10 @@ next_unpacked as materialized (
 unplanned_request as materialized (
     select recorded_at from removal_removalrequest
      where round is null and repeats_id is null and withdrawn_at is null order by id limit {counted}),
--- along each stream's own index of open notices
 overdue as materialized (
-    select s.partner_id
-      from removal_stream s
-     cross join lateral (
-          select from removal_notice n
-           where n.stream_id = s.partner_id and n.respond_by < statement_timestamp() and n.withdrawn_at is null
-             and n.closed_at is null
-             and n.handling not in ('completed', 'partially_completed', 'rejected') limit {counted}) n),
+    select from removal_notice
+     where respond_by < statement_timestamp() and withdrawn_at is null and closed_at is null
+       and handling not in ('completed', 'partially_completed', 'rejected') limit {counted}),
 unplanned_disclosure as materialized (
     select d.recorded_at from removal_disclosure d
      where not exists (select from removal_planneddisclosure p where p.disclosure_id = d.id) limit {counted})
@@ -158,7 +153,7 @@ GAUGES = (
     ),
     Gauge(
         "removal_overdue_notices",
-        f"Notices whose partner should have answered by now, counted up to {COUNTED} for each partner.",
+        f"Notices whose partner should have answered by now, counted up to {COUNTED}.",
         "(select count(*) from overdue)",
     ),
     Gauge(

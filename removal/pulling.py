@@ -20,6 +20,7 @@ from removal.settling import pack_pulled, settle_deliveries
 from removal.transactions import whole_step
 
 MAX_BYTES = 1024 * 1024  # of the notices in one answer, unless a single one is longer
+MOST_AT_ONCE = 1000  # notices in one answer
 READ_AT_ONCE = 100  # notices: what is read beyond MAX_BYTES is thrown away
 # Of so many ranges is what was served made up at most, or the stream's row would grow with every odd number read.
 MAX_RANGES = 1000

@@ -1,7 +1,6 @@
 """All that happened with one request, in order of time: read only, a page at a time, at a price that is bounded.
 
-It is put together from the rows that say so themselves; only what staff did comes from the log. What is kept of a
-partner and not of one request is not here: pulls, reminders, and messages that staff had sent again.
+It is put together from the rows that say so themselves; what staff did, pulls, and sending again come from the log.
 """
 
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 from django.db.models import Model
 
+from removal import pulling
 from removal.models import (
     Acknowledgement,
     Attempt,
@@ -90,6 +90,27 @@ entry(at, kind, id, slug, sequence) as (
      cross join lateral (values (w.asked_at, 'waiver asked'), (w.decided_at, 'waiver decided')) x(at, kind)
      where x.at is not null
     union all
+    -- A pull hands out so many numbers at most: those that begin further below do not reach this one.
+    select g.at, 'pulled', g.id::text, l.slug, l.sequence
+      from line l join removal_logentry g
+        on g.action = 'pulled' and g.about ->> 'partner' = l.stream_id::text
+       and g.about ? 'first' and (g.about ->> 'first')::bigint between l.sequence - %(most_pulled)s and l.sequence
+     where (g.about ->> 'last')::bigint >= l.sequence and (g.about ->> 'epoch')::bigint = l.epoch
+    union all
+    select g.at, 'sent again', g.id::text, l.slug, l.sequence
+      from line l join removal_logentry g
+        on g.action = 'messages_sent_again' and g.about ->> 'partner' = l.stream_id::text
+       and (g.about ->> 'first')::bigint <= l.sequence and (g.about ->> 'last')::bigint >= l.sequence
+     where g.at >= l.planned_at
+    union all
+    select d.created_at, 'reminded', d.id::text, l.slug, l.sequence
+      from line l
+      join removal_delivery d on d.stream_id = l.stream_id and d.epoch = l.epoch and d.first_sequence is null
+       and d.state <> 'split' and d.created_at >= l.planned_at
+      join removal_deliverybody b on b.delivery_id = d.id
+     where exists (select from jsonb_array_elements(convert_from(b.body, 'UTF8')::jsonb #> '{data,due}') due
+                    where (due ->> 'sequence')::bigint = l.sequence)
+    union all
     select extended_at, 'extended', request_id::text, '', 0 from removal_requestextension where request_id = %(request)s
     union all
     select raised_at, 'escalated', id::text, '', 0 from removal_escalation where request_id = %(request)s
@@ -114,6 +135,9 @@ ROWS: dict[str, type[Model]] = {
     "given up": Closing,
     "waiver asked": Waiver,
     "waiver decided": Waiver,
+    "pulled": LogEntry,
+    "sent again": LogEntry,
+    "reminded": Delivery,
     "extended": RequestExtension,
     "escalated": Escalation,
     "staff": LogEntry,
@@ -167,6 +191,7 @@ def timeline_of(request: RemovalRequest, *, before: Place | None = None, most: i
         "told_as": told_as(request),
         "public_id": request.public_id,
         "most": most,
+        "most_pulled": pulling.MOST_AT_ONCE,
         **(before or Place(None, "", ""))._asdict(),  # type: ignore[arg-type]  # none: from the newest on
     }
     with connection.cursor() as cursor:
@@ -223,6 +248,14 @@ def _tell(kind: str, row: Any, request: RemovalRequest) -> Told:
             return Told("asked", f"staff:{row.asked_by_id}", text, row.text)
         case "waiver decided":
             return Told(row.state, f"staff:{row.decided_by_id}", f"The waiver is {row.get_state_display()}.")
+        case "pulled":
+            numbers = f"{row.about['first']} to {row.about['last']}"
+            return Told("delivered", row.actor, f"The partner read its stream: numbers {numbers}.")
+        case "sent again":
+            numbers = f"{row.about['first']} to {row.about['last']}"
+            return Told("waiting", row.actor, f"Sent again at a person's wish: numbers {numbers}.")
+        case "reminded":
+            return Told(row.state, "worker", f"Reminded of what is to be answered: {row.get_state_display()}.")
         case "extended":
             told = f"; the person was told {_at(row.person_told_at)}" if row.person_told_at else ""
             text = f"Its date moves from {_at(row.first_respond_by)} to {_at(row.respond_by)}{told}."

@@ -13,10 +13,12 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
+from django.utils.safestring import SafeString
 from django.views.decorators.http import require_safe
 
-from partners.admin import shorten
+from partners.admin import ReadOnlyAdmin, badge, shorten
 from removal.admin.actions import Act, Action, Failed, confirm
+from removal.admin.words import state_badge
 from removal.exports import (
     COLUMNS,
     METRIC_COLUMNS,
@@ -30,11 +32,13 @@ from removal.exports import (
     of_request,
     yearly_metrics,
 )
-from removal.models import LogEntry
+from removal.models import Export, LogEntry
 
 PERMISSION = "removal.export"
 # A page to print holds so many lines; the file holds all.
 MOST_PRINTED = 2000
+# One that has not moved for so long was killed, or nobody reads it.
+STANDS_STILL_AFTER = timedelta(minutes=2)
 EXPLANATION = "Exports name people's content. Who took which is in the log. The file has a line for each notice."
 
 
@@ -156,8 +160,32 @@ EXPORT_PERIOD = Action(
 
 
 def exports(request: HttpRequest) -> HttpResponseBase:
-    """Export or print a period; the page also says where the other exports are."""
+    """Export or print a period; the page also says where the other exports are, and how far they have come."""
     return confirm(request, EXPORT_PERIOD, [], back=reverse("admin:index"))
+
+
+@admin.register(Export)
+class ExportAdmin(ReadOnlyAdmin):
+    explanation = "Files that were taken, and how far those under way have come: load this page again to see."
+    when_empty = "Nothing was exported yet. A request and a partner have it among their actions; a period: Exports."
+    list_display = ("begun_at", "what", "actor", "state_shown", "progress", "seen_at")
+    fields = ("what", "actor", "state_shown", "progress", "begun_at", "seen_at")
+
+    @admin.display
+    def what(self, export: Export) -> str:
+        return f"{export.kind}: {', '.join(f'{name} {value}' for name, value in export.about.items())}"
+
+    @admin.display(description="state")
+    def state_shown(self, export: Export) -> SafeString:
+        is_still = export.state == Export.State.RUNNING and timezone.now() - export.seen_at > STANDS_STILL_AFTER
+        return badge("stands still", "bad") if is_still else state_badge(export.state)
+
+    @admin.display
+    def progress(self, export: Export) -> str:
+        if export.state == Export.State.FINISHED:
+            return f"{export.lines:,} lines"
+        expected = max(export.expected, export.lines, 1)
+        return f"{export.lines:,} of about {expected:,} lines ({100 * export.lines // expected} %)"
 
 
 @require_safe

@@ -14,10 +14,10 @@ from removal import health
 from removal.models import Delivery, Notice
 
 TONES = {
-    "good": "live open delivered completed fulfilled sealed granted",
+    "good": "live open delivered completed fulfilled sealed granted finished",
     "wait": "onboarding paused held waiting sending received planned asked in_progress partially_completed "
-    "partially_fulfilled building due_soon",
-    "bad": "suspended quarantined refused unreachable abandoned rejected overdue silent ongoing",
+    "partially_fulfilled building due_soon running",
+    "bad": "suspended quarantined refused unreachable abandoned rejected overdue silent ongoing cut_off",
 }
 TONE_OF = {state: tone for tone, states in TONES.items() for state in states.split()}
 

@@ -32,7 +32,7 @@ Sequence = Annotated[int, InPath(ge=1, le=fields.MAX_NUMBER)]
 def pull(
     request: KeyRequest,
     after: Annotated[int, Query(ge=0, le=fields.MAX_NUMBER)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=pulling.MOST_AT_ONCE)] = 100,
     wait: Annotated[int, Query(ge=0, le=LONGEST_WAIT_SECONDS)] = 0,
     epoch: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
 ) -> HttpResponse:

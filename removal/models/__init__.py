@@ -6,6 +6,7 @@ from removal.models.closings import Closing, Waiver
 from removal.models.confirmations import Confirmation
 from removal.models.deadlines import DeadlinePolicy, Escalation, Holiday, RequestExtension, StaffMessage
 from removal.models.evidence import Acknowledgement, AcknowledgementText, LogEntry, SignedAnswer, SignedAnswerBody
+from removal.models.exports import Export
 from removal.models.extensions import Extension
 from removal.models.heartbeats import Heartbeat
 from removal.models.ledger import Alarm, Dataset, Disclosure, ManifestEntry, ManifestPart, PlannedDisclosure, Release
@@ -26,6 +27,7 @@ __all__ = [
     "DeliveryBody",
     "Disclosure",
     "Escalation",
+    "Export",
     "Extension",
     "Heartbeat",
     "Holiday",

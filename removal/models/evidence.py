@@ -4,7 +4,7 @@ from django.contrib.postgres.indexes import GistIndex
 from django.db import models
 from django.db.models import CheckConstraint, F, Index, Q, UniqueConstraint
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Now
+from django.db.models.functions import Cast, Now
 
 from partners.models import Partner, Secret
 from removal.models.numbers import NumberRange
@@ -144,6 +144,18 @@ class LogEntry(models.Model):
                 KeyTextTransform("request", "about"),
                 name="logentry_staff_request",
                 condition=Q(actor__startswith="staff:", about__has_key="request"),
+            ),
+            # What a partner pulled, by where it begins, and what it was sent again.
+            Index(
+                KeyTextTransform("partner", "about"),
+                Cast(KeyTextTransform("first", "about"), models.BigIntegerField()),
+                name="logentry_pulled",
+                condition=Q(action="pulled", about__has_key="first"),
+            ),
+            Index(
+                KeyTextTransform("partner", "about"),
+                name="logentry_sent_again",
+                condition=Q(action="messages_sent_again"),
             ),
             Index(fields=["action", "id"], name="log_of_action"),
             Index(fields=["actor", "id"], name="log_of_actor"),

@@ -15,7 +15,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from removal import acknowledgement, closing, delivery, exports, planning
-from removal.models import LogEntry, Notice, RemovalRequest
+from removal.models import Export, LogEntry, Notice, RemovalRequest
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 
@@ -129,6 +129,25 @@ def test_an_export_holds_no_more_than_a_page(monkeypatch: pytest.MonkeyPatch) ->
         for _ in range(6):
             next(rows)
     assert len(asked) == 2
+
+
+def test_its_row_says_how_far_an_export_has_come(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell("acme", *[f"site:{n}" for n in range(2500)])
+    monkeypatch.setattr(exports, "TELL_EVERY_SECONDS", 0)
+    running = exports.export(exports.of_partner(slug="acme"), actor="staff:7")
+    for _ in range(3):  # the heading, and two pieces; the second is still in our hands
+        next(running)
+    row = Export.objects.get()
+    assert (row.state, row.lines, row.expected > 0) == ("running", 1000, True)
+    page = admin_client.get("/admin/removal/export/").content.decode()
+    assert "1,000 of about " in page
+    assert ">running<" in page
+    Export.objects.update(seen_at=timezone.now() - timedelta(minutes=3))
+    assert ">stands still<" in admin_client.get("/admin/removal/export/").content.decode()
+    list(running)
+    row.refresh_from_db()
+    assert (row.state, row.lines) == ("finished", 2500)
+    assert "2,500 lines" in admin_client.get("/admin/removal/export/").content.decode()
 
 
 def test_the_log_says_who_took_what_and_how_it_ended() -> None:

@@ -10,8 +10,19 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from partners.models import Partner
-from removal import acknowledgement, closing, extensions, intake, planning, timeline
-from removal.models import Escalation, Extension, LogEntry, RemovalRequest
+from removal import (
+    acknowledgement,
+    closing,
+    escalation,
+    extensions,
+    intake,
+    planning,
+    pulling,
+    reminders,
+    replay,
+    timeline,
+)
+from removal.models import Escalation, Extension, LogEntry, Notice, RemovalRequest
 from removal.prolonging import extend_request
 from removal.statements import Statement
 from removal.timeline import timeline_of
@@ -111,6 +122,44 @@ def test_a_message_that_was_split_keeps_its_tries() -> None:
     assert (kinds(one).count("tried"), kinds(other).count("tried")) == (3, 3)  # together, then twice alone
 
 
+def test_pulls_are_told_of_the_numbers_that_they_handed_out() -> None:
+    partner = make_partner("acme").partner
+    one, other = owe(partner, subject="site:1"), owe(partner, subject="site:2")
+    for after in (0, 0, 1):  # the second answer is the first one again
+        pulling.pull(partner_id=partner.pk, key_prefix="rk_prefix", after=after, limit=1)
+    told = [[entry.told for entry in timeline_of(r).entries if entry.kind == "pulled"] for r in (one, other)]
+    assert [[(by.who, by.text) for by in each] for each in told] == [
+        [("api:rk_prefix", f"The partner read its stream: numbers {n} to {n}.")] for n in (1, 2)
+    ]
+
+
+def test_what_staff_had_sent_again_is_told() -> None:
+    with listening() as receiver:
+        partner = make_partner("acme", url=receiver.url, max_notices=1).partner
+        one, other = owe(partner, subject="site:1"), owe(partner, subject="site:2")
+        send(partner)
+        replay.send_again(actor="staff:7", slug="acme", first=2, last=2)
+        send(partner)
+    assert kinds(one) == ["received", "planned", "tried"]
+    assert kinds(other) == ["received", "planned", "tried", "sent again", "tried"]
+    [by] = [entry.told for entry in timeline_of(other).entries if entry.kind == "sent again"]
+    assert (by.who, by.text) == ("staff:7", "Sent again at a person's wish: numbers 2 to 2.")
+
+
+def test_a_reminder_is_told_of_what_it_names() -> None:
+    with listening() as receiver:
+        partner = make_partner("acme", url=receiver.url).partner
+        answered, owed = owe(partner, subject="site:1"), owe(partner, subject="site:2")
+        send(partner)
+        say(partner, 1, "completed", outcomes={"removed": 2})
+        Notice.objects.update(planned_at=timezone.now() - timedelta(days=40))
+        escalation.look()
+        assert reminders.remind() == 1
+        send(partner)
+    assert "reminded" not in kinds(answered)
+    assert ("reminded", "Reminded of what is to be answered: delivered.") in happened(owed)
+
+
 def test_what_a_person_ended_is_told_with_both_people() -> None:
     asker, approver = User.objects.create(username="asker"), User.objects.create(username="approver")
     request = owe(make_partner().partner)
@@ -176,6 +225,12 @@ def much() -> RemovalRequest:
             " select 'worker', 'x', jsonb_build_object('request', n::text) from generate_series(1, 20000) n"
         )
         cursor.execute(
+            "insert into removal_logentry (actor, action, about)"
+            " select 'api:x', 'pulled', jsonb_build_object('partner', %s, 'epoch', 1, 'first', n * 5, 'last', n * 5)"
+            " from generate_series(1, 20000) n",
+            [partner.pk],
+        )
+        cursor.execute(
             "insert into removal_acknowledgement (stream_id, epoch, first_sequence, last_sequence, status, reason,"
             " amends, outcomes, attestations, channel, key_prefix, text_digest)"
             " select %s, 1, n * 10, n * 10 + 9, 'received', '', false, '{}', '[]', 'api', '', ''"
@@ -188,11 +243,12 @@ def much() -> RemovalRequest:
 
 def test_no_part_reads_a_whole_table_of_answers_or_of_the_log(much: RemovalRequest) -> None:
     wanted: dict[str, Any] = {"request": much.pk, "told_as": much.pk, "public_id": much.public_id, "most": 500}
+    wanted |= {"most_pulled": 1000}
     wanted |= {"at": None, "kind": "", "id": ""}
     with connection.cursor() as cursor:
         cursor.execute(f"explain {timeline.HAPPENED}", wanted)
         plan = "\n".join(line for (line,) in cursor.fetchall())
-    assert "logentry_staff_request" in plan
+    assert all(name in plan for name in ("logentry_staff_request", "logentry_pulled", "logentry_sent_again"))
     assert "acknowledgement_covers" in plan
     assert "Seq Scan on removal_logentry" not in plan
     assert "Seq Scan on removal_acknowledgement" not in plan

@@ -1,6 +1,7 @@
 """Real rows for every page: a partner refuses a message, takes it at the second try, wants time, and answers."""
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
@@ -17,7 +18,7 @@ from partners.admin import ReadOnlyAdmin
 from partners.models import Partner, Secret, Verification
 from partners.onboarding import Check
 from partners.webhook import excerpt
-from removal import acknowledgement, closing, planning, sending, signed_answers
+from removal import acknowledgement, closing, exports, planning, sending, signed_answers
 from removal.models import Alarm, Delivery, Disclosure, Escalation, RemovalRequest, StaffMessage
 from removal.prolonging import extend_request
 from removal.statements import Statement, Wish
@@ -79,6 +80,7 @@ def tell(*, subject: str = "", response: bytes = b"", text: str = "{}", **said: 
     come_back(Disclosure.objects.filter(partner=partner).latest("id"))
     said = {"attestations": [{"claim": "removed_from_corpus"}]} | said
     run_late(partner, RemovalRequest.objects.latest("id"))
+    deque(exports.export(exports.of_partner(slug=partner.slug), actor="test"), maxlen=0)
     ask_for_time(partner, reason=text)
     say(partner, 1, "completed", text=text, outcomes={"removed": 2}, signed_answer_id=sign(partner, text), **said)
     return partner

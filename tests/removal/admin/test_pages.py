@@ -64,6 +64,7 @@ def test_everything_that_has_a_page_is_named() -> None:
         "Delivery",
         "Disclosure",
         "Escalation",
+        "Export",
         "Extension",
         "Incident",
         "LogEntry",
