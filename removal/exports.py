@@ -22,6 +22,7 @@ from removal.models import Export, LogEntry, RemovalRequest
 from removal.partnerships import find_partner
 
 PAGE = 2000  # requests or notices in one statement
+PIECE = 1000  # lines written at once
 TELL_EVERY_SECONDS = 1.0  # how far an export has come
 
 # Requests and notices as lines, from a page of (request id, notice id or null, key, key).
@@ -159,9 +160,9 @@ def safe_cell(value: Any) -> str:
 
 
 def as_csv(rows: Iterator[Sequence[Any]], columns: Sequence[str]) -> Iterator[str]:
-    """Write rows as CSV (RFC 4180), in pieces of about a thousand lines. Every cell is quoted."""
+    """Write rows as CSV (RFC 4180), in pieces of ``PIECE`` lines. Every cell is quoted."""
     yield BOM + _csv([columns])
-    while batch := list(islice(rows, 1000)):
+    while batch := list(islice(rows, PIECE)):
         yield _csv([[safe_cell(value) for value in row] for row in batch])
 
 
