@@ -61,6 +61,7 @@ def test_a_connection_cut_after_its_commit_makes_one_request(tmp_path: Path) -> 
         assert RemovalRequest.objects.count() == 1
 
 
+@pytest.mark.long
 def test_a_broker_that_never_answers_holds_up_nothing(tmp_path: Path) -> None:
     with Proxy(("127.0.0.1", 1)) as proxy:
         proxy.switch(Mode.SILENT)

@@ -38,6 +38,7 @@ def test_a_worker_killed_whole_while_a_partner_thinks_loses_nothing(tmp_path: Pa
     assert "abandoned" in outcomes
 
 
+@pytest.mark.long
 def test_a_broker_that_loses_everything_delays_and_loses_nothing(tmp_path: Path) -> None:
     with installation(tmp_path) as platform:
         platform.start_web()
@@ -51,6 +52,7 @@ def test_a_broker_that_loses_everything_delays_and_loses_nothing(tmp_path: Path)
         platform.assert_promises_hold()
 
 
+@pytest.mark.long
 def test_a_broker_that_is_not_there_delays_and_loses_nothing(tmp_path: Path) -> None:
     with installation(tmp_path, BROKER_URL="amqp://guest:guest@127.0.0.1:1//") as platform:
         platform.start_web()

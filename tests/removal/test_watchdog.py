@@ -129,6 +129,7 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 @pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_whose_connection_fell_silent_ends(tmp_path: Path, redis: Redis) -> None:
     (tmp_path / "split_settings.py").write_text(SPLIT_SETTINGS)
@@ -150,6 +151,7 @@ def test_a_worker_whose_connection_fell_silent_ends(tmp_path: Path, redis: Redis
 
 
 @pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_whose_main_process_hangs_ends(tmp_path: Path) -> None:
     with running(tmp_path) as processes:
@@ -160,6 +162,7 @@ def test_a_worker_whose_main_process_hangs_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("broker", ["up", "down"])
 def test_an_idle_worker_goes_on_and_so_does_one_without_a_broker(tmp_path: Path, broker: str) -> None:
