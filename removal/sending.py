@@ -125,6 +125,8 @@ class _Sender:
         Nothing new is started after ``end`` (by time.monotonic()), or when the partner seems to be down.
         """
         queue = deque(claims)
+        if flow.is_worth_asking(self.latencies, messages=len(claims)):
+            self.latencies.clear()
         under_way: set[Future[Result]] = set()
         done: list[Result] = []
         first_done = 0.0

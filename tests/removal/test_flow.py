@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from removal import flow
-from removal.flow import Answers, Flow, room, senders, settled, started, tokens_now
+from removal.flow import Answers, Flow, is_worth_asking, room, senders, settled, started, tokens_now
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -130,6 +130,16 @@ def test_tokens_are_kept_for_the_rate_of_now() -> None:
 )
 def test_slow_partners_get_more_connections(latencies: list[float], expected: int) -> None:
     assert senders(latencies) == expected
+
+
+@pytest.mark.parametrize(
+    ("latencies", "messages", "expected"),
+    [([], 100, False), ([0.001], 100, False), ([0.005], 100, True), ([0.005], 30, False), ([0.05], 100, False)],
+)
+def test_a_partner_that_seems_slow_is_asked_again_where_it_costs_little(
+    latencies: list[float], messages: int, expected: bool
+) -> None:
+    assert is_worth_asking(latencies, messages=messages) is expected
 
 
 def test_a_breaker_is_no_shorter_than_the_first_retry() -> None:
