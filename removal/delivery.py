@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import structlog
 from django.conf import settings
 from django.db import connection
@@ -121,9 +122,8 @@ select d.id, d.epoch, d.first_sequence, d.last_sequence, d.abandoned, b.body
 # New messages and due ones take the same step: a lease, a higher fence, an attempt, and bytes if they had none.
 CLAIM = """
 with message as (
-    select * from unnest(%(ids)s::uuid[], %(epochs)s::int[], %(firsts)s::bigint[], %(lasts)s::bigint[],
-                         %(digests)s::bytea[])
-           m(id, epoch, first, last, digest)),
+    select id, epoch, first, last, decode(digest, 'hex') digest
+      from json_to_recordset(%(messages)s) m(id uuid, epoch int, first bigint, last bigint, digest text)),
 claimed as (
     insert into removal_delivery as d (id, stream_id, epoch, first_sequence, last_sequence, state, fence, attempts,
                                        failures, abandoned, created_at, due_at, lease_until, delivered_by, suspect,
@@ -304,12 +304,12 @@ def _lease(
     cursor: CursorWrapper, stream: _Stream, messages: Sequence[_Message], *, signer: Signer
 ) -> dict[uuid.UUID, tuple[int, int]]:
     """Lease messages and write their attempts; returns the fence and the earlier failures of each."""
+    rows = [
+        {"id": one.id, "epoch": one.epoch, "first": one.first, "last": one.last, "digest": sha256(one.body).hexdigest()}
+        for one in messages
+    ]
     parameters: dict[str, Any] = {
-        "ids": [one.id for one in messages],
-        "epochs": [one.epoch for one in messages],
-        "firsts": [one.first for one in messages],
-        "lasts": [one.last for one in messages],
-        "digests": [sha256(one.body).digest() for one in messages],
+        "messages": msgspec.json.encode(rows).decode(),
         "stream": stream.partner_id,
         "lease": settings.DELIVERY_LEASE,
         "url": stream.url,
@@ -329,10 +329,9 @@ def _lease(
 
 RECORD = """
 with result as (
-    select * from unnest(%(ids)s::uuid[], %(fences)s::int[], %(states)s::text[], %(delays)s::interval[],
-                         %(suspects)s::bool[], %(outcomes)s::text[], %(statuses)s::int[], %(reasons)s::text[],
-                         %(latencies)s::int[], %(excerpts)s::text[])
-           r(id, fence, state, delay, suspect, outcome, status, reason, latency, excerpt)),
+    select * from json_to_recordset(%(results)s)
+           r(id uuid, fence int, state text, delay float, suspect bool, outcome text, status int, reason text,
+             latency int, excerpt text)),
 judged as materialized (
     -- A single notice is quarantined at a later refusal, if the endpoint took another message since the one before.
     select r.*, case when r.suspect and d.suspect and exists (
@@ -345,7 +344,8 @@ judged as materialized (
       from result r join removal_delivery d on d.id = r.id),
 moved as (
     update removal_delivery d
-       set state = j.next, lease_until = null, suspect = j.suspect, due_at = clock_timestamp() + j.delay, abandoned = 0,
+       set state = j.next, lease_until = null, suspect = j.suspect,
+           due_at = clock_timestamp() + make_interval(secs => j.delay), abandoned = 0,
            failures = d.failures + (j.next <> 'delivered')::int,
            -- of a message that was sent again, the first arrival counts
            delivered_at = case when j.next = 'delivered' then coalesce(d.delivered_at, clock_timestamp())
@@ -455,7 +455,7 @@ def _record(
     stream = _lock_stream(cursor, partner_id)
     if stream is None:
         return None
-    cursor.execute(RECORD, {**_columns(results), "stream": partner_id})
+    cursor.execute(RECORD, {"results": _as_json(results), "stream": partner_id})
     states = dict(cursor.fetchall())
     if stream.has_incident and any(isinstance(result.outcome, webhook.Delivered) for result in results):
         cursor.execute(CLOSE_INCIDENTS, [partner_id])
@@ -534,20 +534,23 @@ def _follow_up(cursor: CursorWrapper, result: Result, *, state: str, partner_id:
         cursor.execute(SUSPEND, [partner_id, claim.url])
 
 
-def _columns(results: Sequence[Result]) -> dict[str, list[Any]]:
-    outcomes = [result.outcome for result in results]
-    return {
-        "ids": [result.claim.delivery_id for result in results],
-        "fences": [result.claim.fence for result in results],
-        "states": [result.verdict.state for result in results],
-        "delays": [result.verdict.delay for result in results],
-        "suspects": [result.verdict.suspect for result in results],
-        "outcomes": [type(outcome).__name__.lower() for outcome in outcomes],
-        "statuses": [getattr(outcome, "status", None) for outcome in outcomes],
-        "reasons": [_reason(outcome) for outcome in outcomes],
-        "latencies": [int(outcome.latency.total_seconds() * 1000) for outcome in outcomes],
-        "excerpts": [webhook.excerpt(getattr(outcome, "answer", b"")) for outcome in outcomes],
-    }
+def _as_json(results: Sequence[Result]) -> str:
+    rows = [
+        {
+            "id": result.claim.delivery_id,
+            "fence": result.claim.fence,
+            "state": result.verdict.state,
+            "delay": result.verdict.delay.total_seconds(),
+            "suspect": result.verdict.suspect,
+            "outcome": type(result.outcome).__name__.lower(),
+            "status": getattr(result.outcome, "status", None),
+            "reason": _reason(result.outcome),
+            "latency": int(result.outcome.latency.total_seconds() * 1000),
+            "excerpt": webhook.excerpt(getattr(result.outcome, "answer", b"")),
+        }
+        for result in results
+    ]
+    return msgspec.json.encode(rows).decode()
 
 
 def _reason(outcome: webhook.Outcome) -> str:
