@@ -22,7 +22,7 @@ from removal.models import Export, LogEntry, RemovalRequest
 from removal.partnerships import find_partner
 
 PAGE = 2000  # requests or notices in one statement
-PIECE = 1000  # lines written at once
+PIECE = 200  # lines written at once, and read for the first of them: a download begins at once
 TELL_EVERY_SECONDS = 1.0  # how far an export has come
 
 # Requests and notices as lines, from a page of (request id, notice id or null, key, key).
@@ -125,16 +125,17 @@ def of_period(*, start: datetime, end: datetime) -> Scope:
 
 def lines(scope: Scope) -> Iterator[tuple[Any, ...]]:
     """Read the lines of an export, in the order of ``COLUMNS``, a page at a time."""
-    one, two = (-1, -1)
+    one, two, limit = -1, -1, min(PIECE, PAGE)
     while True:
         with connection.cursor() as cursor:
             statement = LINES.replace("<PAGE>", scope.page)
-            cursor.execute(statement, {**scope.named, "one": one, "two": two, "limit": PAGE})
+            cursor.execute(statement, {**scope.named, "one": one, "two": two, "limit": limit})
             rows = cursor.fetchall()
         if not rows:
             return
         yield from (row[2:] for row in rows)
         one, two = rows[-1][:2]
+        limit = PAGE
 
 
 def estimate(scope: Scope) -> int:
