@@ -125,7 +125,7 @@ def of_period(*, start: datetime, end: datetime) -> Scope:
 
 def lines(scope: Scope) -> Iterator[tuple[Any, ...]]:
     """Read the lines of an export, in the order of ``COLUMNS``, a page at a time."""
-    one, two, limit = -1, -1, min(PIECE, PAGE)
+    one, two, limit = -1, -1, PIECE
     while True:
         with connection.cursor() as cursor:
             statement = LINES.replace("<PAGE>", scope.page)
@@ -179,8 +179,8 @@ def export(scope: Scope, *, actor: str, progress: Callable[[int], None] = lambda
     The log says that it began before the first line leaves, and then that it ended or was cut off, after how many.
     Meanwhile its row says how far it has come.
     """
+    row = Export.objects.create(kind=scope.kind, name=scope.name, actor=actor, expected=estimate(scope))
     LogEntry.objects.create(actor=actor, action="export_begun", about={"kind": scope.kind, **scope.about})
-    row = Export.objects.create(kind=scope.kind, about=scope.about, actor=actor, expected=estimate(scope))
     count, state = 0, Export.State.CUT_OFF
     told_at = time.monotonic()
 
@@ -193,15 +193,16 @@ def export(scope: Scope, *, actor: str, progress: Callable[[int], None] = lambda
     try:
         for piece in as_csv(counted(), COLUMNS):
             yield piece
-            progress(count)
             if time.monotonic() - told_at > TELL_EVERY_SECONDS:
                 told_at = time.monotonic()
+                progress(count)
                 _tell(row, lines=count)
+        progress(count)
         state = Export.State.FINISHED
     finally:
-        _tell(row, lines=count, state=state)
         about = {"kind": scope.kind, **scope.about, "lines": count}
         LogEntry.objects.create(actor=actor, action=f"export_{state}", about=about)
+        _tell(row, lines=count, state=state)
 
 
 def _tell(row: Export, **now: Any) -> None:

@@ -4,7 +4,7 @@ For a partner that lost what it received, and the way out of quarantine. What is
 is new.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -94,7 +94,7 @@ def _chosen(partner_id: int, first: int, last: int | None, since: datetime | Non
 @whole_step
 def _send_batch(*, actor: str, chosen: dict[str, Any], after: int, why: Why) -> list[tuple[int, int]]:
     with connection.cursor() as cursor:
-        _lock(cursor, chosen["partner"])
+        epoch = _lock(cursor, chosen["partner"])
         cursor.execute(AGAIN, {**chosen, "after": after, "batch": BATCH})
         ranges: list[tuple[int, int]] = cursor.fetchall()
     if ranges:
@@ -103,14 +103,28 @@ def _send_batch(*, actor: str, chosen: dict[str, Any], after: int, why: Why) -> 
             action="messages_sent_again",
             about={
                 "partner": chosen["partner"],
+                "epoch": epoch,
                 "messages": len(ranges),
-                "first": min(start for start, _ in ranges),
-                "last": max(end for _, end in ranges),
+                "numbers": _joined(ranges),
                 **why.as_ids(),
             },
         )
     return ranges
 
 
-def _lock(cursor: CursorWrapper, partner_id: int) -> None:
-    cursor.execute("select from removal_stream where partner_id = %s for no key update", [partner_id])
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join ranges that follow each other."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and start == joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _lock(cursor: CursorWrapper, partner_id: int) -> int:
+    """Lock the stream, and return its epoch."""
+    cursor.execute("select epoch from removal_stream where partner_id = %s for no key update", [partner_id])
+    (epoch,) = cursor.fetchone()
+    return int(epoch)

@@ -33,7 +33,11 @@ MOST_ENTRIES = 500
 HAPPENED = """
 with recursive
 line as materialized (
-    select n.id, n.stream_id, n.epoch, n.sequence, n.planned_at, p.slug
+    select n.id, n.stream_id, n.epoch, n.sequence, n.planned_at, p.slug,
+           -- no reminder names it after this; a minute is for one that was being made
+           interval '1 minute' + least(
+               n.closed_at, n.withdrawn_at,
+               case when removal_handling_rank(n.handling) = 3 then n.acknowledged_at end) over_at
       from removal_notice n join partners_partner p on p.id = n.stream_id
      where n.request_id = %(told_as)s),
 -- The message that carries a line's number and, where one was split, those that carried it before.
@@ -100,13 +104,14 @@ entry(at, kind, id, slug, sequence) as (
     select g.at, 'sent again', g.id::text, l.slug, l.sequence
       from line l join removal_logentry g
         on g.action = 'messages_sent_again' and g.about ->> 'partner' = l.stream_id::text
-       and (g.about ->> 'first')::bigint <= l.sequence and (g.about ->> 'last')::bigint >= l.sequence
-     where g.at >= l.planned_at
+       and (g.about ->> 'epoch')::bigint = l.epoch
+     where exists (select from jsonb_array_elements(g.about -> 'numbers') run
+                    where l.sequence between (run ->> 0)::bigint and (run ->> 1)::bigint)
     union all
     select d.created_at, 'reminded', d.id::text, l.slug, l.sequence
       from line l
       join removal_delivery d on d.stream_id = l.stream_id and d.epoch = l.epoch and d.first_sequence is null
-       and d.state <> 'split' and d.created_at >= l.planned_at
+       and d.state <> 'split' and d.created_at between l.planned_at and coalesce(l.over_at, 'infinity')
       join removal_deliverybody b on b.delivery_id = d.id
      where exists (select from jsonb_array_elements(convert_from(b.body, 'UTF8')::jsonb #> '{data,due}') due
                     where (due ->> 'sequence')::bigint = l.sequence)
@@ -252,10 +257,9 @@ def _tell(kind: str, row: Any, request: RemovalRequest) -> Told:
             numbers = f"{row.about['first']} to {row.about['last']}"
             return Told("delivered", row.actor, f"The partner read its stream: numbers {numbers}.")
         case "sent again":
-            numbers = f"{row.about['first']} to {row.about['last']}"
-            return Told("waiting", row.actor, f"Sent again at a person's wish: numbers {numbers}.")
+            return Told("waiting", row.actor, "Sent again at a person's wish.")
         case "reminded":
-            return Told(row.state, "worker", f"Reminded of what is to be answered: {row.get_state_display()}.")
+            return Told(row.state, "worker", f"A reminder of what is to be answered: {row.get_state_display()}.")
         case "extended":
             told = f"; the person was told {_at(row.person_told_at)}" if row.person_told_at else ""
             text = f"Its date moves from {_at(row.first_respond_by)} to {_at(row.respond_by)}{told}."

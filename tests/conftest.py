@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from django.db import connection, transaction
-from django.test import TransactionTestCase, override_settings
+from django.test import TransactionTestCase
 from pytest_django import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +25,7 @@ begin
     for filled in
         select oid from pg_class
          where relkind = 'r' and relnamespace = 'public'::regnamespace and pg_relation_size(oid) > 0
-           and relname ~ '^(removal_|partners_|auth_user|django_session|django_admin_log|axes_)'
+           and relname ~ '<TABLES>'
     loop
         execute format('alter table %s disable trigger user', filled);
         execute format('delete from %s', filled);
@@ -34,13 +34,16 @@ begin
         end loop;
     end loop;
     for counter in
-        select s.seqrelid from pg_sequence s join pg_depend d on d.objid = s.seqrelid and d.deptype in ('a', 'i')
+        select s.seqrelid
+          from pg_sequence s
+          join pg_depend d on d.objid = s.seqrelid and d.deptype in ('a', 'i')
+          join pg_class c on c.oid = d.refobjid and c.relname ~ '<TABLES>'
          where pg_sequence_last_value(s.seqrelid) is not null
     loop
         perform setval(counter, 1, false);
     end loop;
 end $do$
-"""
+""".replace("<TABLES>", "^(removal_|partners_|auth_user|django_session|django_admin_log|axes_)")
 # What was emptied and is still long would be read by every test that follows.
 LONG = """
 select string_agg(oid::regclass::text, ', ') from pg_class
@@ -65,17 +68,10 @@ def _empty_tables(self: TransactionTestCase) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _truncation_for_append_only_tables() -> Iterator[None]:
-    """Let tests that commit for real end with empty tables, although TRUNCATE is refused on history."""
+def _tables_are_emptied() -> Iterator[None]:
+    """Let tests that commit for real end with empty tables, although history refuses to be deleted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", _empty_tables)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cheap_passwords() -> Iterator[None]:
-    """Hash passwords by what costs nothing: a third of the desk's tests would be spent on it."""
-    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
         yield
 
 

@@ -153,14 +153,14 @@ EXPORT_PERIOD = Action(
     is_dangerous=True,
     explanation=(
         "The requests received in these days. One request, or all that one partner was told, is exported from its own "
-        f"page. {EXPLANATION}"
+        f"page. How far an export has come stands under Removal, Exports. {EXPLANATION}"
     ),
     leaves_page=True,
 )
 
 
 def exports(request: HttpRequest) -> HttpResponseBase:
-    """Export or print a period; the page also says where the other exports are, and how far they have come."""
+    """Export or print a period; the page also says where the other exports are."""
     return confirm(request, EXPORT_PERIOD, [], back=reverse("admin:index"))
 
 
@@ -173,7 +173,7 @@ class ExportAdmin(ReadOnlyAdmin):
 
     @admin.display
     def what(self, export: Export) -> str:
-        return f"{export.kind}: {', '.join(f'{name} {value}' for name, value in export.about.items())}"
+        return f"{export.kind} {export.name}"
 
     @admin.display(description="state")
     def state_shown(self, export: Export) -> SafeString:

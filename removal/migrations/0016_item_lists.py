@@ -6,7 +6,7 @@ ITEMS_MEET = """
 create function removal_items_meet(held text[], wanted text[]) returns boolean
 language plpgsql immutable strict parallel safe as $$
 begin
-    if cardinality(held)::bigint * cardinality(wanted) <= 10000 then
+    if cardinality(held)::bigint * cardinality(wanted) <= 10000 or cardinality(wanted) <= 8 then
         return held && wanted;
     end if;
     return exists (select unnest(held) intersect select unnest(wanted));
@@ -18,7 +18,7 @@ ITEMS_IN_BOTH = """
 create function removal_items_in_both(held text[], wanted text[]) returns text[]
 language plpgsql immutable strict parallel safe as $$
 begin
-    if cardinality(held)::bigint * cardinality(wanted) <= 10000 then
+    if cardinality(held)::bigint * cardinality(wanted) <= 10000 or cardinality(wanted) <= 8 then
         return array(select i.item from unnest(held) with ordinality i(item, place)
                       where i.item = any(wanted) order by i.place);
     end if;

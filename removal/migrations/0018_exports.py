@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('kind', models.CharField(help_text='What was exported: a request, a partner, or a period.', max_length=20)),
-                ('about', models.JSONField(help_text='Which one: ids and dates.')),
+                ('name', models.CharField(help_text='Which one: an id, a slug, or the days.', max_length=100)),
                 ('actor', models.CharField(max_length=100)),
                 ('expected', models.BigIntegerField(help_text="The database's guess beforehand.", verbose_name='lines expected')),
                 ('lines', models.BigIntegerField(default=0)),

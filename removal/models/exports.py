@@ -14,7 +14,7 @@ class Export(models.Model):
         CUT_OFF = "cut_off", "cut off"
 
     kind = models.CharField(max_length=20, help_text="What was exported: a request, a partner, or a period.")
-    about = models.JSONField(help_text="Which one: ids and dates.")
+    name = models.CharField(max_length=100, help_text="Which one: an id, a slug, or the days.")
     actor = models.CharField(max_length=100)
     expected = models.BigIntegerField(verbose_name="lines expected", help_text="The database's guess beforehand.")
     lines = models.BigIntegerField(default=0)

@@ -112,6 +112,7 @@ def test_pages_neither_miss_nor_repeat_a_line(monkeypatch: pytest.MonkeyPatch) -
     scopes = [exports.of_partner(slug="acme"), exports.of_period(start=now - timedelta(1), end=now + timedelta(1))]
     whole = [run(scope) for scope in scopes]
     monkeypatch.setattr(exports, "PAGE", 2)
+    monkeypatch.setattr(exports, "PIECE", 2)
     assert [run(scope) for scope in scopes] == whole
     assert [len(lines) for lines in whole] == [7, 11]
 
@@ -119,6 +120,7 @@ def test_pages_neither_miss_nor_repeat_a_line(monkeypatch: pytest.MonkeyPatch) -
 def test_an_export_holds_no_more_than_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     tell("acme", *[f"site:{n}" for n in range(20)])
     monkeypatch.setattr(exports, "PAGE", 5)
+    monkeypatch.setattr(exports, "PIECE", 5)
     asked: list[int] = []
 
     def count(run: Any, *rest: Any) -> Any:
@@ -184,6 +186,7 @@ def test_from_a_shell_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_an_export_cut_off_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tell("acme", "site:1", "site:2")
     monkeypatch.setattr(exports, "PAGE", 1)
+    monkeypatch.setattr(exports, "PIECE", 1)
     real = exports.lines
 
     def interrupted(scope: exports.Scope) -> Any:

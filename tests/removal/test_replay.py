@@ -51,9 +51,9 @@ def test_a_range_goes_out_again_under_the_same_ids_with_the_same_bytes() -> None
     assert (again.state, again.attempts, again.delivered_at) == ("delivered", 2, delivered_at)
     assert LogEntry.objects.get(action="messages_sent_again").about == {
         "partner": partner.pk,
+        "epoch": 1,
         "messages": 1,
-        "first": 4,
-        "last": 6,
+        "numbers": [[4, 6]],
     }
     assert not any(invariants.check().values())
 

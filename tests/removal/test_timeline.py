@@ -143,7 +143,7 @@ def test_what_staff_had_sent_again_is_told() -> None:
     assert kinds(one) == ["received", "planned", "tried"]
     assert kinds(other) == ["received", "planned", "tried", "sent again", "tried"]
     [by] = [entry.told for entry in timeline_of(other).entries if entry.kind == "sent again"]
-    assert (by.who, by.text) == ("staff:7", "Sent again at a person's wish: numbers 2 to 2.")
+    assert (by.who, by.text) == ("staff:7", "Sent again at a person's wish.")
 
 
 def test_a_reminder_is_told_of_what_it_names() -> None:
@@ -157,7 +157,7 @@ def test_a_reminder_is_told_of_what_it_names() -> None:
         assert reminders.remind() == 1
         send(partner)
     assert "reminded" not in kinds(answered)
-    assert ("reminded", "Reminded of what is to be answered: delivered.") in happened(owed)
+    assert ("reminded", "A reminder of what is to be answered: delivered.") in happened(owed)
 
 
 def test_what_a_person_ended_is_told_with_both_people() -> None:
