@@ -114,7 +114,7 @@ def senders(latencies: Sequence[float], *, most: int = 32) -> int:
 def is_worth_asking(latencies: Sequence[float], *, messages: int) -> bool:
     """Say whether to send the first of so many messages alone again, to learn how fast the partner really is.
 
-    Several senders wait for each other, and so a partner that was slow once would look slow for ever. Waiting for one
+    Several senders may wait for each other, and a partner that was slow once then looks slow on. Waiting for one
     answer may cost a tenth of what sending them all does.
     """
     return senders(latencies) > 1 and _middle(latencies) * 10 < messages * SENDING_SECONDS
