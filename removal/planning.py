@@ -34,26 +34,26 @@ select * from (
     -- Looked up first, and "offset 0" makes it a look-up by subject, however little the database knows yet of what was
     -- just loaded: its cost must not grow with the number of disclosures.
     with found as materialized (
-        select r.id, r.kind, r.usages, r.release_ids, r.ended_at, m.release_id, m.subject_id, m.items
+        select r.id, r.kind, r.usages, r.release_ids, r.ended_at, m.release_id, m.subject_id, m.items, m.item_count
           from new_request r
           cross join lateral (
               select subject_id, items from removal_requesttarget where request_id = r.id offset 0) t
           cross join lateral (
-              select m.release_id, m.subject_id, t.items
+              select m.release_id, m.subject_id, t.items, {counts} item_count
                 from removal_manifestentry m
                where m.subject_id = t.subject_id
                  and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m)
-    select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, m.items
+    select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, m.items, r.item_count
       from found r
       cross join lateral (select r.release_id, r.subject_id, r.items) m
       join (select * from planned_disclosure union all select * from new_disclosure) d on d.release_id = m.release_id
      where {covers}) met
 union all
 -- … and new disclosures, where there are any, with the requests planned before
-select r.id, d.id, d.partner_id, m.release_id, m.subject_id, m.items
+select r.id, d.id, d.partner_id, m.release_id, m.subject_id, m.items, m.item_count
   from (select distinct release_id from new_disclosure) l
   cross join lateral (
-      select m.release_id, m.subject_id, t.items, t.request_id
+      select m.release_id, m.subject_id, t.items, t.request_id, {counts} item_count
         from removal_manifestentry m
         join removal_requesttarget t on t.subject_id = m.subject_id
           and (t.items is null or removal_items_meet(m.items, t.items))
@@ -65,7 +65,7 @@ select r.id, d.id, d.partner_id, m.release_id, m.subject_id, m.items
 
 MATCH_MISSED = """
 -- planned on both sides, and yet no notice names the pair: must always be empty
-select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, t.items
+select r.id request_id, d.id disclosure_id, d.partner_id, m.release_id, m.subject_id, t.items, {counts} item_count
   from planned_request r
   join removal_requesttarget t on t.request_id = r.id
   join removal_manifestentry m on m.subject_id = t.subject_id
@@ -81,6 +81,9 @@ COVERS = """r.kind <> 'reinstatement'
    and (r.release_ids is null or m.release_id = any(r.release_ids))
    and (r.usages @> '{all}' or d.usages @> '{all}' or r.usages && d.usages)
    and (r.ended_at is null or d.disclosed_at <= r.ended_at)"""
+
+# How many items of an entry a request is about; an entry names each item once.
+COUNTS = "case when t.items is null then m.item_count else cardinality(removal_items_in_both(m.items, t.items)) end"
 
 # An offboarding has no targets: it is about each handover to its partner as a whole.
 OFFBOARD_NEW = """
@@ -127,8 +130,9 @@ paired as (
      group by 1, 2),
 held as (
     -- what a partner holds of a subject, in whichever releases; counted once for all partners that hold the same
-    select request_id, subject_id, items, releases, array_agg(partner_id) partners
-      from (select request_id, partner_id, subject_id, items, array_agg(distinct release_id) releases
+    select request_id, subject_id, items, releases, max(item_count) item_count, array_agg(partner_id) partners
+      from (select request_id, partner_id, subject_id, items, array_agg(distinct release_id) releases,
+                   max(item_count) item_count
               from member group by 1, 2, 3, 4) x
      group by 1, 2, 3, 4),
 counted as (
@@ -136,10 +140,11 @@ counted as (
     select h.request_id, p.partner_id, sum(i.items) items
       from held h
       cross join lateral (
-          select count(distinct i.item) items
-            from removal_manifestentry m
-           cross join unnest(coalesce(removal_items_in_both(m.items, h.items), m.items)) i(item)
-           where m.subject_id = h.subject_id and m.release_id = any(h.releases) offset 0) i
+          select case when cardinality(h.releases) = 1 then h.item_count
+                      else (select count(distinct i.item)
+                              from removal_manifestentry m
+                             cross join unnest(coalesce(removal_items_in_both(m.items, h.items), m.items)) i(item)
+                             where m.subject_id = h.subject_id and m.release_id = any(h.releases)) end items offset 0) i
       cross join unnest(h.partners) p(partner_id)
      group by 1, 2
     union all
@@ -247,7 +252,7 @@ select requests, disclosures, notices, partner_ids, (select count(*) from logged
 
 def statement(*, match: str, offboard: str) -> str:
     """Put a planning statement together from how pairs are found."""
-    return "with" + ROUND + TELL.format(match=match.format(covers=COVERS), offboard=offboard) + NUMBER
+    return "with" + ROUND + TELL.format(match=match.format(covers=COVERS, counts=COUNTS), offboard=offboard) + NUMBER
 
 
 PLAN_NEW = statement(match=MATCH_NEW, offboard=OFFBOARD_NEW)
