@@ -57,7 +57,7 @@ select page.one, page.two,
       select r.target_count subjects, case when r.target_count = 1 then (
           select k.key from removal_requesttarget t join removal_subject k on k.id = t.subject_id
            where t.request_id = r.id limit 1) end subject) t
- order by page.one, page.two
+ order by page.one, page.two, page.notice_id
 """
 PAGE_OF_REQUEST = """
     select r.id request_id, n.id notice_id, 0::bigint one, coalesce(n.id, 0) two
@@ -71,9 +71,11 @@ PAGE_OF_PARTNER = """
      where n.stream_id = %(partner)s and (n.epoch, n.sequence) > (%(one)s, %(two)s)
      order by n.epoch, n.sequence limit %(limit)s"""
 PAGE_OF_PERIOD = """
-    select r.id request_id, n.id notice_id, r.id one, coalesce(n.id, 0) two
+    select r.id request_id, n.id notice_id, (extract(epoch from r.received_at) * 1000000)::bigint one, r.id two
       from (select * from removal_removalrequest
-             where id > %(one)s and received_at >= %(start)s and received_at < %(end)s order by id limit %(limit)s) r
+             where (received_at, id) > (to_timestamp(%(one)s / 1000000.0), %(two)s)
+               and received_at >= %(start)s and received_at < %(end)s
+             order by received_at, id limit %(limit)s) r
       left join removal_notice n on n.request_id = case when r.withdrawn_at is null then coalesce(r.repeats_id, r.id)
                                                         else r.id end"""
 

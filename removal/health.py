@@ -16,7 +16,7 @@ from removal.models.streams import SILENT_AFTER_ARRIVAL
 MOST = 10_000  # a count that found more than this is shown as "10,000+"
 SAMPLE = 200  # messages, or answers
 READ_STATEMENTS = 2_000  # the newest ones, to find SAMPLE answers among them
-LOOKED_AT = 1_000  # open notices, those due first, to see whether the partner is silent
+LOOKED_AT = 1_000  # open notices, those due first, to see which is the oldest, and whether the partner is silent
 SHOWN_FAILURES = 10
 # Ages of what is open, in days since it was planned: (first, last), the last one without an end.
 AGES = ((0, 7), (8, 30), (31, 90), (91, None))
@@ -40,8 +40,10 @@ select p.id, p.slug, p.name, p.state, e.state, opened.notices, late.notices, old
         from (select from removal_notice n
                where n.stream_id = s.partner_id and n.respond_by < %(now)s and {OPEN} limit %(most)s + 1) n) late
   left join lateral (
-      select n.sequence, n.planned_at from removal_notice n
-       where n.stream_id = s.partner_id and {OPEN} order by n.planned_at, n.id limit 1) oldest on true
+      select n.sequence, n.planned_at
+        from (select n.id, n.sequence, n.planned_at from removal_notice n
+               where n.stream_id = s.partner_id and {OPEN} order by n.respond_by limit %(looked_at)s) n
+       order by n.planned_at, n.id limit 1) oldest on true
  -- the newest messages that were tried, or that needed no try
  cross join lateral (
       select count(*) messages, count(*) filter (where d.delivered_at is not null) delivered
@@ -77,10 +79,11 @@ select p.id, p.slug, p.name, p.state, e.state, opened.notices, late.notices, old
                where n.stream_id = s.partner_id and {OPEN} order by n.respond_by limit %(looked_at)s) n
            where n.handling = 'none' and not (n.epoch = s.epoch and n.sequence <= s.received_through)
              and coalesce(n.receive_by, n.respond_by) < %(now)s
-             and exists (select from removal_delivery d
-                          where d.stream_id = n.stream_id and d.epoch = n.epoch and d.state = 'delivered'
-                            and d.first_sequence <= n.sequence and d.last_sequence >= n.sequence
-                            and d.delivered_at < %(arrived_by)s)) is_silent) quiet
+             and (select d.last_sequence >= n.sequence and d.state = 'delivered' and d.delivered_at < %(arrived_by)s
+                    from removal_delivery d
+                   where d.stream_id = n.stream_id and d.epoch = n.epoch and d.first_sequence <= n.sequence
+                     and d.state <> 'split'
+                   order by d.first_sequence desc limit 1)) is_silent) quiet
  cross join lateral (
       select count(*) incidents, min(i.opened_at) filter (where i.kind = 'http_410') gone_at
         from removal_incident i where i.stream_id = s.partner_id and i.closed_at is null) wrong
@@ -107,10 +110,11 @@ select p.id, p.slug, p.name, p.state, e.state, opened.notices, late.notices, old
 class Health:
     """How a partner stands. Counts stop at ``MOST`` + 1, which stands for "more".
 
-    ``oldest_sequence`` and ``oldest_at`` are of the open notice that was planned first. ``messages`` are its newest
-    ones, at most ``SAMPLE``, of which so many were ``delivered``; ``half_within`` and ``most_within`` are the median
-    and the 95th percentile of the time from arrival to answer of its newest ``answers``. ``is_silent``: something
-    arrived, and there was no word of it within the agreed time. ``down_since`` is None where the endpoint answers.
+    ``oldest_sequence`` and ``oldest_at`` are of the open notice that was planned first, of the ``LOOKED_AT`` due first.
+    ``messages`` are its newest ones, at most ``SAMPLE``, of which so many were ``delivered``; ``half_within`` and
+    ``most_within`` are the median and the 95th percentile of the time from arrival to answer of its newest
+    ``answers``. ``is_silent``: something arrived, and there was no word of it within the agreed time. ``down_since`` is
+    None where the endpoint answers.
     """
 
     partner_id: int

@@ -194,6 +194,12 @@ class NoticeAdmin(ActingAdmin):
         ("Closed by hand, by us", {"fields": ("closed_at", "closed_for", "closed_words")}),
     )
 
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        """List what is a week old, or older, by its date: the oldest are due first, and there is an index of those."""
+        if request.GET.get("age", "any") not in {"any", "0"}:
+            return ("respond_by", "pk")
+        return super().get_ordering(request)
+
     def get_queryset(self, request: HttpRequest) -> Any:
         """Add ``message_state``: that of the message which carries the number, none while no message does."""
         # The last message that starts at or before the number: one look into an index, also where the number has none.

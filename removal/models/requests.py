@@ -110,7 +110,9 @@ class RemovalRequest(models.Model):
     target_count = models.BigIntegerField(
         default=1, db_default=1, help_text="How many subjects it is about; 0 for an offboarding."
     )
-    partner = models.ForeignKey(Partner, models.PROTECT, null=True, blank=True, help_text="Offboarding only.")
+    partner = models.ForeignKey(
+        Partner, models.PROTECT, null=True, blank=True, db_index=False, help_text="Offboarding only."
+    )
 
     state = models.CharField(max_length=10, choices=State, default=State.RECEIVED)
     outcome = models.CharField(max_length=20, choices=Outcome, blank=True)
@@ -122,12 +124,12 @@ class RemovalRequest(models.Model):
         help_text="It is large: its round is given, and its targets are being matched in pieces.",
     )
     repeats = models.ForeignKey(
-        "self", models.PROTECT, null=True, blank=True, related_name="repeated_by",
+        "self", models.PROTECT, null=True, blank=True, db_index=False, related_name="repeated_by",
         help_text="An earlier opt-out already says all of this; that one is told to partners.",
     )  # fmt: skip
     withdrawn_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True, help_text="Disclosures after this are not covered.")
-    ended_by = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="ends")
+    ended_by = models.ForeignKey("self", models.PROTECT, null=True, blank=True, db_index=False, related_name="ends")
 
     objects: ClassVar = RequestQuerySet.as_manager()
 
@@ -173,6 +175,10 @@ class RemovalRequest(models.Model):
             Index(fields=["state", "id"], name="request_state"),
             Index(fields=["outcome", "id"], name="request_outcome", condition=~Q(outcome="")),
             Index(fields=["kind", "id"], name="request_kind", condition=~Q(kind="opt_out")),
+            # Few requests have these; every change of a request would write an entry that says "none" into each.
+            Index(fields=["partner"], name="request_of_partner", condition=Q(partner__isnull=False)),
+            Index(fields=["repeats"], name="request_repeats", condition=Q(repeats__isnull=False)),
+            Index(fields=["ended_by"], name="request_ended_by", condition=Q(ended_by__isnull=False)),
         ]
 
     def __str__(self) -> str:
