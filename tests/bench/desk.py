@@ -10,6 +10,8 @@ pages                 p95 of each page of the large desk, in milliseconds
 worst_p95_ms          the slowest of them
 worst_ratio_to_small  the largest ratio to the same page of the small desk; pages under ``FLOOR_MS`` count as that long
 failed                pages that did not answer 200; there are none
+export                one of everything on the large desk, read to its end or up to ``EXPORTED`` lines: how many, how
+                      many a second, and the peak memory at the end over that after a quarter of them
 """
 
 import argparse
@@ -22,12 +24,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.bench.measure import database, machine, timed
+from tests.bench.measure import database, machine, peak_rss_bytes, timed
 
 # Below this, the ratio of two pages is one of noise.
 FLOOR_MS = 50.0
 # Of a file that is streamed: its heading, and its first lines.
 FIRST_CHUNKS = 2
+# Lines of one export that is read on.
+EXPORTED = 2_000_000
 
 
 def p95(milliseconds: list[float]) -> float:
@@ -128,8 +132,31 @@ def begin(make: Any) -> int:
     return 200
 
 
-def measure(*, requests: int, loads: int, seconds: dict[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Fill the database, and load every page so many times; returns p95 by page, and pages that failed."""
+def read_export() -> dict[str, float]:
+    """Export everything, up to ``EXPORTED`` lines; gives how many, how many a second, and how peak memory grew."""
+    from django.utils import timezone
+
+    from removal.exports import export, of_period
+
+    now = timezone.now()
+    pieces: Any = export(of_period(start=now - timedelta(days=3650), end=now), actor="bench")
+    lines, at_first, started = 0, 0, time.perf_counter()
+    for piece in pieces:
+        lines += piece.count("\r\n")
+        if lines >= EXPORTED // 4 and not at_first:
+            at_first = peak_rss_bytes()
+        if lines >= EXPORTED:
+            break
+    took = time.perf_counter() - started
+    pieces.close()
+    growth = round(peak_rss_bytes() / at_first, 3) if at_first else 0.0
+    return {"lines": lines, "per_second": round(lines / took), "rss_growth": growth}
+
+
+def measure(
+    *, requests: int, loads: int, seconds: dict[str, float]
+) -> tuple[dict[str, float], list[str], dict[str, float]]:
+    """Fill the database, and load every page so many times; returns p95 by page, pages that failed, and an export."""
     from django.db import connection
     from django.utils import timezone
 
@@ -153,7 +180,8 @@ def measure(*, requests: int, loads: int, seconds: dict[str, float]) -> tuple[di
             load()
             took.append((time.perf_counter() - started) * 1000)
         pages[name] = round(p95(took), 1)
-    return pages, failed
+        print(f"{requests} requests, {name}: {pages[name]} ms", file=sys.stderr)
+    return pages, failed, read_export()
 
 
 def run(requests: int, loads: int) -> Any:
@@ -176,8 +204,8 @@ def main() -> None:
             found = measure(requests=options.requests, loads=options.loads, seconds=seconds)
         print(json.dumps([*found, seconds]))
         return
-    small, failed, seconds_small = run(options.small, options.loads)
-    pages, failed_large, seconds = run(options.requests, options.loads)
+    small, failed, _, seconds_small = run(options.small, options.loads)
+    pages, failed_large, export, seconds = run(options.requests, options.loads)
     ratios = {name: took / max(small[name], FLOOR_MS) for name, took in pages.items() if name in small}
     worst = max(ratios, key=lambda name: ratios[name])
     result = {
@@ -188,6 +216,7 @@ def main() -> None:
         "pages": pages,
         "small": small,
         "failed": failed + failed_large,
+        "export": export,
         "seconds": {name: round(value, 1) for name, value in (seconds_small | seconds).items()},
         "machine": machine(),
         "options": vars(options),
