@@ -36,7 +36,7 @@ _FOR_EVERY_SERVER = {
     "port": "5432",  # names the socket; said aloud because PGPORT would change it
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    "shared_buffers": "64MB",
+    "shared_buffers": "256MB",
     "log_min_messages": "log",  # not the errors of statements, which may quote personal data; the client has them
 }
 _THROW_AWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
