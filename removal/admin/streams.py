@@ -176,6 +176,7 @@ class NoticeAdmin(ActingAdmin):
     list_filter = (LateFilter, AgeFilter, HandlingFilter, "kind", "stream__partner")
     orders = {
         "late": ("respond_by", "pk"),  # what is late longest comes first
+        "age": ("planned_at", "pk"),
         "stream__partner__id__exact": ("-stream_id", "-epoch", "-sequence"),
     }
     list_select_related = ("stream__partner", "request")
@@ -193,12 +194,6 @@ class NoticeAdmin(ActingAdmin):
         ),
         ("Closed by hand, by us", {"fields": ("closed_at", "closed_for", "closed_words")}),
     )
-
-    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        """List what is a week old, or older, by its date: the oldest are due first, and there is an index of those."""
-        if request.GET.get("age", "any") not in {"any", "0"}:
-            return ("respond_by", "pk")
-        return super().get_ordering(request)
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Add ``message_state``: that of the message which carries the number, none while no message does."""

@@ -204,11 +204,17 @@ class Notice(models.Model):
                 condition=Q(withdrawn_at__isnull=True, closed_at__isnull=True)
                 & ~Q(handling__in=["completed", "partially_completed", "rejected"]),
             ),
-            # For the desk: what is open, in the order of its lists. Completed ones are in neither, so that a
-            # million answers cost no more. With the date alone, lists of one partner would be planned along this one.
+            # For the desk: what is open, in the order of its lists. Completed ones are in none of these, so that
+            # a million answers cost no more. With a date alone, lists of one partner would be planned along them.
             Index(
                 fields=["respond_by", "id"],
                 name="notice_due",
+                condition=Q(withdrawn_at__isnull=True, closed_at__isnull=True)
+                & ~Q(handling__in=["completed", "partially_completed", "rejected"]),
+            ),
+            Index(
+                fields=["planned_at", "id"],
+                name="notice_age",
                 condition=Q(withdrawn_at__isnull=True, closed_at__isnull=True)
                 & ~Q(handling__in=["completed", "partially_completed", "rejected"]),
             ),
