@@ -174,4 +174,5 @@ def test_open_notices_are_counted_by_age_along_an_index() -> None:
         cursor.execute("set local enable_seqscan = off")
         cursor.execute(f"explain {health.AGES_OF_OPEN}", asked)
         plan = " ".join(line for (line,) in cursor.fetchall())
-    assert "using notice_open on removal_notice" in plan
+    # One of those that hold what is open and nothing else; which one is the server's choice.
+    assert "notice_open" in plan or "notice_age" in plan
