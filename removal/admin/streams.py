@@ -101,13 +101,15 @@ class HandlingFilter(admin.SimpleListFilter):
     parameter_name = "handling"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(choice.value, choice.label) for choice in Handling]
+        words = {Handling.RECEIVED: "received, and open"}
+        return [(choice.value, words.get(choice, choice.label)) for choice in Handling]
 
-    def queryset(self, request: HttpRequest, notices: QuerySet[Any]) -> QuerySet[Any]:
+    def queryset(self, request: HttpRequest, notices: Any) -> Any:
         if self.value() == Handling.NONE:
             return notices.filter(handling=Handling.NONE).exclude(HEARD_BY_WATERMARK)
         if self.value() == Handling.RECEIVED:
-            return notices.filter(Q(handling=Handling.RECEIVED) | HEARD_BY_WATERMARK)
+            # Half of them are known by the watermark alone, which no index has; of what is open there are few.
+            return notices.open().filter(Q(handling=Handling.RECEIVED) | HEARD_BY_WATERMARK)
         return notices.filter(handling=self.value()) if self.value() else notices
 
 
@@ -194,6 +196,12 @@ class NoticeAdmin(ActingAdmin):
         ),
         ("Closed by hand, by us", {"fields": ("closed_at", "closed_for", "closed_words")}),
     )
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        """List what is received and open, newest first, along the index of what is open."""
+        order = super().get_ordering(request)
+        is_received = request.GET.get(HandlingFilter.parameter_name) == Handling.RECEIVED
+        return ("-planned_at", "-pk") if is_received and order == self.ordering else order
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Add ``message_state``: that of the message which carries the number, none while no message does."""

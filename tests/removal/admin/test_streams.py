@@ -8,7 +8,7 @@ from django.db.models import Model
 from django.test import Client
 from django.utils import timezone
 
-from removal.models import Delivery, Incident, LogEntry, Notice
+from removal.models import Delivery, Incident, LogEntry, Notice, Stream
 from removal.partnerships import set_paused
 from tests.factories import make_partner
 from tests.receivers import Reply, listening
@@ -58,6 +58,34 @@ def test_late_notices_are_found(desk: Client) -> None:
     assert sorted(overdue) == sorted(keys(notice_of[silent.pk], notice_of[heard.pk], notice_of[unsent.pk]))
     assert listed(desk, Notice, "?late=silent") == keys(notice_of[silent.pk])
     assert listed(desk, Notice, "?handling=completed") == keys(notice_of[done.pk])
+
+
+def test_what_is_received_and_open_is_found_newest_first(desk: Client) -> None:
+    said, covered, closed, quiet = (make_partner().partner for _ in range(4))
+    owe(said, covered, closed, quiet)
+    owe(said)
+    told = Notice.objects.filter(stream__in=[said.pk, closed.pk])
+    told.update(handling="received", acknowledged_at=timezone.now())
+    Stream.objects.filter(pk=covered.pk).update(packed_through=1, received_through=1)
+    Notice.objects.filter(stream=closed.pk).update(closed_at=timezone.now())
+
+    newest_first = Notice.objects.filter(stream__in=[said.pk, covered.pk]).order_by("-planned_at", "-pk")
+    assert listed(desk, Notice, "?handling=received") == keys(*newest_first)
+    assert len(newest_first) == 3
+    of_one = f"?handling=received&stream__partner__id__exact={said.pk}"
+    assert listed(desk, Notice, of_one) == keys(*Notice.objects.filter(stream=said.pk).order_by("-sequence"))
+
+
+def test_what_is_open_is_listed_by_age_oldest_first(desk: Client) -> None:
+    partner = make_partner().partner
+    owe(partner)
+    owe(partner)
+    first, second = Notice.objects.order_by("pk")
+    now = timezone.now()
+    Notice.objects.filter(pk=first.pk).update(planned_at=now - timedelta(days=100))
+    Notice.objects.filter(pk=second.pk).update(planned_at=now - timedelta(days=200))
+    assert listed(desk, Notice, "?age=91") == keys(second, first)
+    assert listed(desk, Notice, "?age=8") == []
 
 
 def test_a_message_is_found_by_its_webhook_id(desk: Client) -> None:
