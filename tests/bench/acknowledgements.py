@@ -158,7 +158,7 @@ def measure_memory(options: argparse.Namespace, folder: Path) -> dict[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object (it is what is printed anyway)")
-    parser.add_argument("--lines", type=int, default=200_000, help="of the large calls (default 200,000)")
+    parser.add_argument("--lines", type=int, default=1_000_000, help="of the large calls (default 1,000,000)")
     parser.add_argument("--singles", type=int, default=500, help="calls of one line, twice (default 500)")
     parser.add_argument("--rss-lines", type=int, default=40_000, help="N for rss_growth (default 40,000)")
     options = parser.parse_args()

@@ -3,8 +3,8 @@
 ``python -m tests.bench.desk --json [--requests N] [--small N] [--loads N]``
 
 Loads the sample twice, each time into a database of its own: first small, then large with four times as many notices as
-requests; then every page is loaded so many times by a superuser. On two cores 200,000 requests take half a minute to
-load, and 5,000,000 accordingly; some 330 pages, 20 times each, take another ten minutes for each of the two desks.
+requests; then every page is loaded so many times by a superuser. On two cores 5,000,000 requests took six minutes to
+load; some 350 pages, 20 times each, took about two minutes for each of the two desks.
 
 pages                 p95 of each page of the large desk, in milliseconds
 worst_p95_ms          the slowest of them
