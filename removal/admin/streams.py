@@ -108,7 +108,7 @@ class HandlingFilter(admin.SimpleListFilter):
         if self.value() == Handling.NONE:
             return notices.filter(handling=Handling.NONE).exclude(HEARD_BY_WATERMARK)
         if self.value() == Handling.RECEIVED:
-            # Some are known by the watermark alone, which no index has: looked for among what is open, not in all history.
+            # Some are known by the watermark alone, which no index has: they are looked for among what is open.
             return notices.open().filter(Q(handling=Handling.RECEIVED) | HEARD_BY_WATERMARK)
         return notices.filter(handling=self.value()) if self.value() else notices
 
