@@ -5,10 +5,13 @@ The base stands here because both apps build on it, and ``partners`` never impor
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.views.main import ORDER_VAR, ChangeList
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Page, Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -24,7 +27,7 @@ from django.utils.timesince import timesince
 from partners.models import ApiKey, Secret, Verification
 
 # A list counts and pages through this many rows at most: no page reads a table of millions to print a number.
-MOST_LISTED = 10_000
+MOST_LISTED = 2_000
 # A text is shown up to here; a statement may be as long as 64 MiB.
 MOST_CHARACTERS = 1_000_000
 # Characters that make what follows read in another order (Unicode UAX #9 §2), and control characters other than tab
@@ -48,8 +51,15 @@ def badge(word: str, tone: str) -> SafeString:
 
 def link(row: Model, text: str = "") -> SafeString:
     """Link to the page of a row, under its own name or ``text``."""
-    url = reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
-    return format_html('<a href="{}">{}</a>', url, text or str(row))
+    before, after = _around_key(str(row._meta.app_label), str(row._meta.model_name))
+    return format_html('<a href="{}{}{}">{}</a>', before, row.pk, after, text or str(row))
+
+
+@lru_cache
+def _around_key(app: str, model: str) -> tuple[str, str]:
+    """Give a page's address around the row's key. A list has hundreds of links, and each look-up takes a while."""
+    before, _, after = reverse(f"admin:{app}_{model}_change", args=[0]).rpartition("0")
+    return before, after
 
 
 def shorten(text: str, *, most: int = 80) -> str:
@@ -68,24 +78,44 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic only in t
     """Pages of the first ``MOST_LISTED`` rows. What lies behind them is found by search and filters."""
 
     @cached_property
-    def count(self) -> int:
-        # Keys alone, without a list's extra columns, and in the order of the list: along the index that the list itself
-        # is read by. In any order, the whole table might be read for a few rows at its end.
+    def keys(self) -> list[Any]:
+        """Read the rows' keys, once for the count and the page, without a list's extra columns.
+
+        In the order of the list: along the index that the list itself is read by. In any order, the whole table might
+        be read for a few rows at its end.
+        """
         rows: Any = self.object_list
-        return int(rows.values("pk")[:MOST_LISTED].count())
+        return list(rows.values_list("pk", flat=True)[:MOST_LISTED])
+
+    @cached_property
+    def count(self) -> int:
+        return len(self.keys)
 
     def page(self, number: Any) -> Page[Any]:
-        """Find the rows by their keys first: what lies before the page is skipped without the list's columns."""
         number = self.validate_number(number)
-        rows: Any = self.object_list
         start = (number - 1) * self.per_page
-        if start:
-            rows = rows.filter(pk__in=list(rows.values_list("pk", flat=True)[start : start + self.per_page]))
-        return Page(rows[: self.per_page], number, self)
+        rows: Any = self.object_list
+        return Page(rows.filter(pk__in=self.keys[start : start + self.per_page]), number, self)
 
     @property
     def is_capped(self) -> bool:
         return self.count == MOST_LISTED
+
+
+class ListByKeys(ChangeList):
+    """A list whose rows are searched through once, by ``CappedPaginator``, and in its own order.
+
+    Whatever the address asks for: another order would sort the whole table.
+    """
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        self.params.pop(ORDER_VAR, None)
+        return super().get_ordering(request, queryset)
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if not self.multi_page:
+            self.result_list = self.paginator.page(1).object_list
 
 
 class ReadOnly:
@@ -112,15 +142,25 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
 
     list_per_page = 50
     show_full_result_count = False
+    preserve_filters = False  # for pages that save, and lead back to their list
     show_facets = admin.ShowFacets.NEVER
     paginator = CappedPaginator
     ordering = ("-pk",)
-    sortable_by = ()  # any other order than the primary key's would sort the whole table
-    # But for filters whose index has another order: parameter in the address -> order. The first that is set counts.
+    sortable_by = ()  # no column's heading offers another order: see ListByKeys
+    # Newest first, but for filters whose index has another order: parameter in the address -> order. The first that is
+    # set counts.
     orders: Mapping[str, tuple[str, ...]] = {}
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ListByKeys
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         return next((order for name, order in self.orders.items() if request.GET.get(name)), self.ordering)
+
+    def action_checkbox(self, obj: Model) -> SafeString:
+        """Make a row's box as Django does, without a template for each: that was a third of a list's time."""
+        box = '<input type="checkbox" name="{}" value="{}" class="action-select" aria-label="Choose {}">'
+        return format_html(box, ACTION_CHECKBOX_NAME, obj.pk, obj)
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Allow what the page's own filters send. Others in the address could probe columns that no page shows."""
@@ -132,6 +172,11 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # ge
         action = request.POST.get("action")
         if action and action not in self.get_actions(request):
             raise PermissionDenied  # Django would answer as if none had been chosen
+        try:
+            for pk in request.POST.getlist(ACTION_CHECKBOX_NAME):
+                self.opts.pk.to_python(pk)
+        except ValidationError as error:
+            raise PermissionDenied from error  # no box of the list has such a key
         return super().changelist_view(request, extra_context)
 
     def page_context(self, row: Any) -> dict[str, Any]:

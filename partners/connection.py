@@ -70,12 +70,16 @@ class _Allowance:
     ends_at: float
     bytes_left: int
     doing: str = "connecting"
+    has_hung_up: bool = False  # the peer: there is nothing more to read
 
     def seconds_left(self) -> float:
         left = self.ends_at - time.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline passed")
         return left
+
+    def end_within(self, time_left: timedelta) -> None:
+        self.ends_at = min(self.ends_at, time.monotonic() + time_left.total_seconds())
 
 
 # urllib3 has no way to hand something from a request to the connection that will carry it. A post runs in one thread
@@ -111,6 +115,7 @@ class _Reader(io.RawIOBase):
         self._sock.settimeout(allowance.seconds_left())
         count: int | None = self._raw.readinto(memoryview(buffer)[: allowance.bytes_left])
         allowance.bytes_left -= count or 0
+        allowance.has_hung_up = count == 0
         return count
 
     def close(self) -> None:
@@ -166,8 +171,13 @@ class _Connection(HTTPConnection):
         super().send(data)
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # urllib3's own has the same
-        _allowance.get().doing = "waiting for the answer"
+        allowance = _allowance.get()
+        allowance.doing = "waiting for the answer"
         response = super().getresponse()
+        if allowance.has_hung_up:
+            response.close()
+            # http.client takes what was cut off in its headers for a whole answer (RFC 9112 §8 says it is none).
+            raise ConnectionResetError("it closed the connection in the middle of its answer")
         if response.status < 200:
             # http.client skips 100 only. The real answer is still to come, and must not meet the next request.
             raise http.client.HTTPException(f"status {response.status} before the answer")

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from django.db import connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -33,6 +34,7 @@ def in_force(*, partner: Partner, now: datetime) -> list[Secret]:
 def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction) -> None:
     """End a key at once: no message is signed with it any more, nor any answer believed. Needs the partner locked.
 
+    Where all secrets that are left would retire, the newest of them stays: what took its place is what is ended here.
     Raises UnknownKey, and LastSecret where no other secret would sign for the partner.
     """
     own = Secret.objects.filter(partner=partner, direction=direction, revoked_at=None)
@@ -41,16 +43,23 @@ def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction) -> Non
     if secret is None:
         raise UnknownKey(f"{partner.slug} has no key {key_id} of this kind that is still in force.")
     others = own.filter(Q(retire_at=None) | Q(retire_at__gt=Now()), active_from__lte=Now()).exclude(pk=secret.pk)
-    if direction == Secret.Direction.OUTBOUND and not others.exists():
-        raise LastSecret(f"{key_id} is the last secret that signs for {partner.slug}. Give it a new one with it.")
+    if direction == Secret.Direction.OUTBOUND:
+        newest = others.order_by("-active_from", "-pk").first()
+        if newest is None:
+            raise LastSecret(f"{key_id} is the last secret that signs for {partner.slug}. Give it a new one with it.")
+        if not others.filter(retire_at=None).exists():
+            Secret.objects.filter(pk=newest.pk).update(retire_at=None)
     Secret.objects.filter(pk=secret.pk).update(revoked_at=Now())
 
 
+@transaction.atomic
 def revoke_service_key(*, key_id: str, now: datetime) -> None:
     """End a service-wide key at once; the next one signs from now on, and is made if there is none.
 
     Receivers that checked ``v1a`` alone believe nothing until they have asked for our keys again. Raises UnknownKey.
     """
+    with connection.cursor() as cursor:  # a rotation that is under way has made the key that is to sign instead
+        cursor.execute("select pg_advisory_xact_lock(%s)", [keys._SERVICE_KEY_LOCK])
     known = {secret.key_id: secret for secret in keys.published_keys(now=now)}
     if key_id not in known:
         raise UnknownKey(f"There is no service-wide key {key_id} in force.")

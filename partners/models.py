@@ -191,6 +191,7 @@ class Verification(models.Model):
         LIVE = "live", "went live"
         URL = "url", "new URL in use"
         OPENED = "opened", "opened again"  # it had answered 410 Gone
+        INCIDENT = "incident", "an incident was opened"
         STALE = "stale", "stale"  # the URL or the keys changed meanwhile: it says nothing about those in force
 
     partner = models.ForeignKey(Partner, models.PROTECT, related_name="verifications")

@@ -89,8 +89,6 @@ def _cases(
     return [
         _Case("good signature", "A ping, signed as every message is", ping, keys, _must_take),
         _Case("sample notice", "A sample notice, signed", notice, keys, suite.must_acknowledge, suite.capture),
-        _Case("repeat under a new id", "The same notice under another id, signed", notice, keys, suite.must_repeat),
-        *([newest] if list(lasting_keys) != list(keys) else []),
         _Case("unsigned", "The notice without webhook-signature", notice, keys, _must_refuse(UNSIGNED), _unsigned),
         _Case("wrong signature", "The notice, signed with unknown keys", notice, _strangers(), _must_refuse(WRONG)),
         _Case("stale timestamp", "The notice, signed 10 minutes ago", notice, keys, _must_refuse(OLD), age=STALE),
@@ -103,8 +101,14 @@ def _cases(
             suite.captured_under_another_id,
         ),
         _Case("another partner's", "A notice for another partner, signed", to_another, keys, _must_refuse(ANOTHERS)),
+        # Behind those to refuse: whoever has begun to refuse everything does not pass.
+        _Case("repeat under a new id", "The same notice under another id, signed", notice, keys, suite.must_repeat),
+        *([newest] if list(lasting_keys) != list(keys) else []),
     ]
 
+
+# How a message is refused for what it is. Others may come from what stands in front of a receiver, such as 429.
+REFUSALS = {400, 401, 403, 422}
 
 # What to fix where a message was taken that must be refused.
 UNSIGNED = "It took a message that nobody signed: verify each one before you do anything with it."
@@ -264,6 +268,8 @@ def _must_refuse(fix: str) -> Judge:
             return fix
         if isinstance(outcome, Unreachable):
             return f"Refuse it with 401 instead. {_UNREACHABLE[outcome.reason][1]}"
+        if 400 <= outcome.status < 500 and outcome.status not in REFUSALS:
+            return f"{outcome.status} says nothing of the signature. Refuse it with 401."
         return _no_answer(outcome)
 
     return judge

@@ -115,6 +115,21 @@ class HmacSecret:
         return hmac.compare_digest(self.sign(content), signature)
 
 
+# The points of order 1, 2, 4 and 8 of edwards25519, in every encoding but for the sign bit (RFC 8032 §5.1).
+SMALL_ORDER = frozenset(
+    bytes.fromhex(point)
+    for point in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+
+
 @dataclass(frozen=True)
 class Ed25519PublicKey:
     """What partners verify our messages with: 32 bytes, in text ``whpk_<base64>``."""
@@ -127,6 +142,8 @@ class Ed25519PublicKey:
     def __post_init__(self) -> None:
         if len(self.raw) != 32:
             raise KeyUnusable(f"a {self.prefix} key has 32 bytes, not {len(self.raw)}")
+        if self.raw[:31] + bytes([self.raw[31] & 0x7F]) in SMALL_ORDER:
+            raise KeyUnusable("it is a point of small order, for which anybody can sign")
 
     @classmethod
     def from_text(cls, text: str) -> Self:

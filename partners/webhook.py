@@ -20,6 +20,8 @@ from partners import addresses
 from partners.connection import FAULTS, Adapter, Limits, Reason, allow, name_fault, read_answer
 
 DEADLINE = timedelta(seconds=15)
+# The status has decided. A body may still say "received"; whoever takes longer to send it says so by API.
+BODY_TIME = timedelta(seconds=1)
 CONNECT_TIMEOUT = timedelta(seconds=5)
 MAX_ANSWER_BYTES = 64 * 1024
 EXCERPT_BYTES = 2 * 1024
@@ -50,7 +52,7 @@ class HeaderRefused(ValueError):
 class Delivered:
     """The partner answered with a 2xx status. Whatever happens in the body does not change that.
 
-    ``answer`` is what was read of the body, undecoded. ``latency`` ends with the headers.
+    ``answer`` is what was read of the body, undecoded, within ``BODY_TIME``. ``latency`` ends with that.
     """
 
     status: int
@@ -260,8 +262,9 @@ class Line:
         with allow(self._limits, ends_at=started_at + deadline.total_seconds()) as allowance:
             try:
                 response = self._adapter.send(request)
-                latency = _since(started_at)
+                allowance.end_within(BODY_TIME)
                 answer = read_answer(response.raw)
+                latency = _since(started_at)
             except FAULTS as error:
                 reason, detail = name_fault(error, doing=allowance.doing)
                 return Unreachable(reason, excerpt(detail.encode(errors="replace")), _since(started_at))

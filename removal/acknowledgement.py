@@ -4,7 +4,8 @@ A statement is looked up by (authenticated partner, sequence): no partner can na
 request gets its answer. Which statements stand is in ``removal.statements``; here they are looked up and written down.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -15,6 +16,7 @@ from removal import extensions, named_items, testimony
 from removal.models import Acknowledgement, Notice, Stream
 from removal.settling import pack_pulled, settle_deliveries
 from removal.statements import (
+    RANK,
     Answer,
     Refusal,
     Said,
@@ -62,10 +64,11 @@ def acknowledge(
     """
     origin = Origin(key_prefix=key_prefix, signed_answer_id=signed_answer_id)
     answer = Answer()
+    reached: dict[str, int] = {}
     done = 0
     try:
         for block in _blocks(statements):
-            for part in _take_lines(partner_id, origin, block):
+            for part in _take_lines(partner_id, origin, block, reached):
                 answer.add(part)
             done = block[-1].line
     except Exception as error:
@@ -102,14 +105,14 @@ def _blocks(statements: Iterable[Said]) -> Iterator[list[Said]]:
         yield block
 
 
-def _take_lines(partner_id: int, origin: Origin, block: Sequence[Said]) -> Iterator[Answer]:
+def _take_lines(partner_id: int, origin: Origin, block: Sequence[Said], reached: dict[str, int]) -> Iterator[Answer]:
     if refusals := [said for said in block if isinstance(said, Refusal)]:
         yield Answer(refused=refusals)
     if wishes := [said for said in block if isinstance(said, Wish)]:
         yield extensions.ask(partner_id=partner_id, origin=origin, wishes=wishes)
     statements = [said for said in block if isinstance(said, Statement)]
     if statements and statements[0].through is not None:
-        yield from _take_range(partner_id, origin, statements[0])
+        yield from _take_range(partner_id, origin, statements[0], reached)
     elif statements:
         yield _take_block(partner_id, origin, statements)
 
@@ -151,6 +154,7 @@ def _judge(cursor: CursorWrapper, stream: Stream, block: Sequence[Statement]) ->
     cursor.execute(STANDINGS, [stream.received_through, stream.pk, stream.epoch, numbers])
     notices = {row[0]: _Standing(*row) for row in cursor.fetchall()}
     faults = named_items.find_faults(cursor, stream=stream, statements=block)
+    last_said = _last_said(cursor, stream, [one.sequence for one in block if one.corrects])
     accepted: list[Statement] = []
     heartbeats: list[int] = []
     for place, statement in enumerate(block):
@@ -170,7 +174,7 @@ def _judge(cursor: CursorWrapper, stream: Stream, block: Sequence[Statement]) ->
             refusal = refuse_items(statement, fault=faults[place])
         if refusal:
             answer.refused.append(refusal)
-        elif repeats(statement, handling=notice.handling):
+        elif repeats(statement, handling=notice.handling, is_said=_is_said(statement, last_said)):
             answer.unchanged += 1
             if statement.status == notice.handling == Handling.IN_PROGRESS:
                 heartbeats.append(notice.sequence)
@@ -180,9 +184,35 @@ def _judge(cursor: CursorWrapper, stream: Stream, block: Sequence[Statement]) ->
                 statement = replace(statement, outcomes=outcomes_of(statement, items=notice.items))
             accepted.append(statement)
             notice.handling = statement.status
+            if statement.corrects:
+                last_said[notice.sequence] = _digest(statement)
     if heartbeats:
         _hear(cursor, stream, min(heartbeats), max(heartbeats), heartbeats)
     return answer, accepted
+
+
+LAST_SAID = """
+select distinct on (last_sequence) last_sequence, text_digest
+  from removal_acknowledgement
+ where stream_id = %s and epoch = %s and last_sequence = any(%s) and first_sequence = last_sequence
+ order by last_sequence, id desc
+"""
+
+
+def _last_said(cursor: CursorWrapper, stream: Stream, sequences: Sequence[int | None]) -> dict[int, bytes]:
+    """Find the digest of the newest statement about each of some numbers alone."""
+    if not sequences:
+        return {}
+    cursor.execute(LAST_SAID, [stream.pk, stream.epoch, list(sequences)])
+    return {sequence: bytes(digest) for sequence, digest in cursor.fetchall()}
+
+
+def _is_said(statement: Statement, last_said: Mapping[int, bytes]) -> bool:
+    return statement.corrects and last_said.get(statement.sequence or 0) == _digest(statement)
+
+
+def _digest(statement: Statement) -> bytes:
+    return hashlib.sha256(statement.text.encode()).digest()
 
 
 def _settle(cursor: CursorWrapper, stream: Stream) -> None:
@@ -216,23 +246,61 @@ returning n.request_id
 """
 
 
-def _take_range(partner_id: int, origin: Origin, statement: Statement) -> Iterator[Answer]:
+# The first number that a word takes further, or is a heartbeat of; the one behind the stream's head if there is none.
+LOWEST_BEHIND = """
+select coalesce(
+           (select n.sequence from removal_notice n
+             where n.stream_id = s.partner_id and n.epoch = s.epoch and n.sequence between %(first)s and %(last)s
+               and (n.handling = any(%(behind)s)
+                    or n.handling = 'in_progress' and %(status)s = 'in_progress'
+                       and n.acknowledged_at < clock_timestamp() - interval '1 hour')
+             order by n.sequence limit 1),
+           s.head + 1)
+  from removal_stream s where s.partner_id = %(stream)s
+"""
+
+
+def _take_range(partner_id: int, origin: Origin, statement: Statement, reached: dict[str, int]) -> Iterator[Answer]:
     """Take a statement about all numbers up to one: each number counts as accepted or unchanged.
 
     ``received`` moves only the stream's watermark; anything else goes in steps of sequence order, each with its own
-    commit, so that a repeat goes on where a broken one ended.
+    commit, so that a repeat goes on where a broken one ended. Steps before the first that changes something are left
+    out: how far this request has taken the stream already, by word, is in ``reached``, and no word ever goes back.
     """
     refusal = refuse_alone(statement)
     if refusal:
         yield Answer(refused=[refusal])
         return
     through = statement.through or 0
-    length = through if statement.status == Handling.RECEIVED else STEP
-    for first in range(1, through + 1, length):
-        answer = _take_step(partner_id, origin, statement, first, min(through, first + length - 1))
-        yield answer
+    if statement.status == Handling.RECEIVED:
+        yield _take_step(partner_id, origin, statement, 1, through)
+        return
+    rank = RANK[statement.status]
+    lowest = 1 + max((last for status, last in reached.items() if RANK[status] >= rank), default=0)
+    if through - lowest >= STEP:
+        lowest = _find_lowest_behind(partner_id, statement, lowest)
+    # One step at least, which looks whether it may be said at all: about the last number, where nothing is to change.
+    first = lowest - (lowest - 1) % STEP if lowest <= through else through
+    skipped = first - 1
+    for start in range(first, through + 1, STEP):
+        answer = _take_step(partner_id, origin, statement, start, min(through, start + STEP - 1))
         if answer.refused:
+            yield answer
             return
+        answer.unchanged += skipped
+        skipped = 0
+        yield answer
+    reached[statement.status] = max(through, reached.get(statement.status, 0))
+
+
+def _find_lowest_behind(partner_id: int, statement: Statement, first: int) -> int:
+    """Find where a statement about a range has something to change. Locks nothing: words only go forward."""
+    behind = [word for word in RANK if RANK[word] < RANK[statement.status]]
+    span = {"stream": partner_id, "first": first, "last": statement.through, "behind": behind}
+    with connection.cursor() as cursor:
+        cursor.execute(LOWEST_BEHIND, span | {"status": str(statement.status)})
+        found = cursor.fetchone()
+    return int(found[0]) if found else first
 
 
 @whole_step
@@ -284,18 +352,32 @@ def _move_range(cursor: CursorWrapper, stream: Stream, statement: Statement, fir
 
 
 # Requests are locked first, in a statement of its own, so that of two last answers at once the later one sees both.
-LOCK_REQUESTS = "select from removal_removalrequest where id = any(%(ids)s) order by id for no key update"
+# It counts those that are closed already.
+LOCK_REQUESTS = """
+select count(closed_at)
+  from (select closed_at from removal_removalrequest where id = any(%(ids)s) order by id for no key update) locked
+"""
 CLOSE_REQUESTS = """
 update removal_removalrequest r
    set state = 'closed', closed_at = clock_timestamp(),
        outcome = case when a.complete then 'fulfilled' else 'partially_fulfilled' end
   from (select n.request_id, bool_and(n.handling in ('completed', 'partially_completed', 'rejected')
                                       or n.withdrawn_at is not null or n.closed_at is not null) ended,
-               bool_and(n.handling = 'completed') complete
+               -- what was withdrawn here is said anew, under a later number
+               bool_and(n.handling = 'completed' or n.withdrawn_at is not null) complete
           from removal_notice n where n.request_id = any(%(ids)s) group by 1) a
- where r.id = a.request_id and r.state in ('planned', 'closed') and r.withdrawn_at is null and not r.is_matching
+ where r.id = a.request_id and r.state in ('planned', 'closed') and r.outcome <> 'withdrawn' and not r.is_matching
    and a.ended
    and (r.state = 'planned' or r.outcome <> case when a.complete then 'fulfilled' else 'partially_fulfilled' end)
+"""
+# When some are closed already: what their rows do not say any more is in the log. "o" is a row as it was before.
+CLOSE_AGAIN = f"""
+with changed as ({CLOSE_REQUESTS} returning r.id)
+insert into removal_logentry (actor, action, about)
+select 'worker', 'request_outcome_changed',
+       jsonb_build_object('request', o.public_id, 'outcome', o.outcome, 'closed_at', o.closed_at)
+  from changed join removal_removalrequest o using (id)
+ where o.closed_at is not null order by o.id
 """
 
 
@@ -305,19 +387,22 @@ def close_requests(cursor: CursorWrapper, *, request_ids: Sequence[int]) -> None
         return
     ids = {"ids": sorted(set(request_ids))}
     cursor.execute(LOCK_REQUESTS, ids)
-    cursor.execute(CLOSE_REQUESTS, ids)
+    (closed,) = cursor.fetchone()
+    cursor.execute(CLOSE_AGAIN if closed else CLOSE_REQUESTS, ids)
 
 
-def accept_response(cursor: CursorWrapper, *, stream_id: int, first: int, last: int, answer: bytes) -> None:
+def accept_response(cursor: CursorWrapper, *, stream_id: int, epoch: int, first: int, last: int, answer: bytes) -> None:
     """Take a 2xx response's body as an acknowledgement, if it has exactly that form.
 
     Only for the message's own numbers, and at most as ``received``: anything else in a response is not a statement.
     Needs an open transaction with the stream's row locked.
     """
-    numbers = read_response(answer, first=first, last=last)
+    numbers = read_response(answer, epoch=epoch, first=first, last=last)
     if not numbers:
         return
     stream = Stream.objects.get(partner_id=stream_id)
+    if stream.epoch != epoch:
+        return  # a message of before a restore: its numbers mean other notices now
     receipt = Statement(status=Handling.RECEIVED, text=answer.decode())
     if numbers == range(first, last + 1) and first <= stream.received_through + 1:
         moved = _move_watermark(cursor, stream, last)

@@ -124,7 +124,7 @@ def _refuse_ended(notice: Notice) -> None:
     if notice.closed_at:
         raise AlreadyEnded(f"Somebody closed {_name(notice)} before.")
     if notice.withdrawn_at:
-        raise AlreadyEnded(f"The wish behind {_name(notice)} was withdrawn: nothing is asked any more.")
+        raise AlreadyEnded(f"Nothing is asked under {_name(notice)} any more: it was withdrawn.")
     if notice.handling in Notice.TERMINAL:
         raise AlreadyEnded(f"The partner has answered {_name(notice)}: {notice.get_handling_display()}.")
 

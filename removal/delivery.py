@@ -32,8 +32,14 @@ from removal.verdict import Verdict
 
 log = structlog.get_logger()
 
-# How many messages whose content was refused may stand aside before new ranges wait as well.
+# How many messages whose content was refused may stand aside before new ranges wait as well. Then one new notice is
+# tried at a time, this long after the last one that was refused: if it arrives, those before it can go into quarantine,
+# and if none does, a backlog does not fall apart into single notices.
 MAX_SUSPECTS = 100
+TRY_ONE_AFTER = timedelta(seconds=5)
+
+# A try at an address that is no longer in use, and did not arrive: it says nothing of the one that is.
+ELSEWHERE = Verdict("waiting")
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,10 @@ class Result:
 
 # --- claim ---
 
-LOCK_STREAM = """
+# First the lock, and then a look at what holds now: a statement that waited for the one would show the partner and its
+# endpoint as they were before.
+LOCK_STREAM = "select from removal_stream where partner_id = %s for no key update"
+READ_STREAM = """
 select s.epoch, s.head, s.packed_through, p.slug, p.state = 'live' and e.state = 'open', e.url,
        e."window", e.max_notices, e.rate_per_second, clock_timestamp(), p.identifiers,
        exists (select from removal_incident i where i.stream_id = s.partner_id and i.closed_at is null),
@@ -92,7 +101,7 @@ select s.epoch, s.head, s.packed_through, p.slug, p.state = 'live' and e.state =
   from removal_stream s
   join partners_partner p on p.id = s.partner_id
   join partners_endpoint e on e.partner_id = s.partner_id
- where s.partner_id = %s for no key update of s
+ where s.partner_id = %s
 """
 KEEP_STREAM = """
 update removal_stream
@@ -105,7 +114,9 @@ update removal_stream
 # asked for again come last, and hold none while they wait.
 OPEN = """
 select (select count(*) from removal_delivery where stream_id = %(stream)s and state = 'sending'),
-       count(*) filter (where not suspect), count(*) filter (where suspect)
+       count(*) filter (where not suspect), count(*) filter (where suspect),
+       coalesce(max(created_at) filter (where suspect) > clock_timestamp() - %(try_one_after)s, false),
+       exists (select from removal_delivery where stream_id = %(stream)s and state = 'waiting' and resent)
   from removal_delivery where stream_id = %(stream)s and state = 'waiting' and not resent
 """
 
@@ -166,8 +177,11 @@ class _Stream:
 
 def _lock_stream(cursor: CursorWrapper, partner_id: int, *, or_skip: bool = False) -> _Stream | None:
     cursor.execute(LOCK_STREAM + (" skip locked" if or_skip else ""), [partner_id])
+    if cursor.fetchone() is None:
+        return None
+    cursor.execute(READ_STREAM, [partner_id])
     row = cursor.fetchone()
-    return row and _Stream(partner_id, Flow(*row[13:]), *row[:13])
+    return _Stream(partner_id, Flow(*row[13:]), *row[:13])
 
 
 def _keep(cursor: CursorWrapper, stream: _Stream, *, packed_through: int, kept: Flow) -> None:
@@ -185,8 +199,8 @@ def claim(*, partner_id: int, patient: bool = True, most: int = 100, probing: bo
     """Lease what the partner is due, as far as its window, its rate and its breaker have room.
 
     Due messages come first, then new ranges, then what a person asked for again. ``patient`` waits up to two seconds
-    for the stream's row; otherwise a stream that is busy yields nothing. Without ``probing``, a partner that has not
-    answered its last try is left alone.
+    for the stream's row; otherwise a stream that is busy yields nothing. Without ``probing``, a partner is left alone
+    that has not answered its last try, and what somebody who waits for its answer can claim next is left to them.
     """
     lease_ends = _lease_end()
     with connection.cursor() as cursor:
@@ -196,7 +210,7 @@ def claim(*, partner_id: int, patient: bool = True, most: int = 100, probing: bo
         if stream is None:
             return Claimed([])
         settling.settle_deliveries(cursor, stream_id=partner_id)
-        return _claim(cursor, stream, most=most, probing=probing, lease_ends=lease_ends)
+        return _claim(cursor, stream, most=most, probing=probing, beside_others=probing, lease_ends=lease_ends)
 
 
 def _lease_end() -> float:
@@ -204,27 +218,38 @@ def _lease_end() -> float:
     return time.monotonic() + settings.DELIVERY_LEASE.total_seconds()
 
 
-def _claim(cursor: CursorWrapper, stream: _Stream, *, most: int, probing: bool, lease_ends: float) -> Claimed:
+def _claim(
+    cursor: CursorWrapper, stream: _Stream, *, most: int, probing: bool, beside_others: bool, lease_ends: float
+) -> Claimed:
     if not stream.is_open or (stream.flow.failures and not probing):
         return Claimed([])
-    cursor.execute(OPEN, {"stream": stream.partner_id})
-    sending, waiting, suspects = cursor.fetchone()
+    parameters: dict[str, Any] = {"stream": stream.partner_id, "try_one_after": TRY_ONE_AFTER}
+    cursor.execute(OPEN, parameters)
+    sending, waiting, suspects, has_new_suspect, has_resent = cursor.fetchone()
+    # Whoever sends to it now claims again with its answers. If it hangs, one worker more would only hang beside them.
+    if sending and not beside_others and stream.head - stream.packed_through <= most * stream.max_notices:
+        return Claimed([])
     room = flow.room(stream.flow, window=stream.window, rate=stream.rate, sending=sending, now=stream.now)
     room = min(room, most)
-    messages = _due(cursor, stream, room, resent=False)
+    messages = _due(cursor, stream, room, resent=False) if waiting + suspects else []
     packed_through = stream.packed_through
     if not any(one.abandoned for one in messages):
         places = min(room - len(messages), stream.window - sending - waiting)
-        if suspects < MAX_SUSPECTS and places > 0 and stream.is_served_ahead:
+        if suspects >= MAX_SUSPECTS and places > 0:
+            stream, places = replace(stream, max_notices=1), int(not (sending or messages or has_new_suspect))
+        if places > 0 and stream.is_served_ahead:
             # What was pulled is not sent; one message at a time, so that the next one looks again where it begins.
             packed_through = settling.pack_pulled(cursor, stream_id=stream.partner_id) or packed_through
             stream, places = replace(stream, packed_through=packed_through), 1
-        if suspects < MAX_SUSPECTS and places > 0 and stream.head > packed_through:
+        if places > 0 and stream.head > packed_through:
             messages += _fresh(stream, places)
             packed_through = messages[-1].last or packed_through
-        messages += _due(cursor, stream, room - len(messages), resent=True, beside=messages)
+        if has_resent:
+            messages += _due(cursor, stream, room - len(messages), resent=True, beside=messages)
     if not messages:
-        is_limited = room == 0 and sending < stream.window and not stream.flow.is_open
+        is_limited = flow.waits_for_rate(
+            stream.flow, window=stream.window, rate=stream.rate, sending=sending, now=stream.now
+        )
         return Claimed([], after=timedelta(seconds=1 / stream.rate) if is_limited else None)
     kept = flow.started(stream.flow, len(messages), rate=stream.rate, now=stream.now)
     _keep(cursor, stream, packed_through=packed_through, kept=kept)
@@ -268,7 +293,7 @@ def _due(
     messages = []
     for delivery_id, epoch, first, last, abandoned, body in rows:
         if body is None:  # a half of a split message, or numbers that were pulled and are asked for again
-            message, *rest = _pack(stream, epoch, first, last, max_notices=last - first + 1)
+            message, *rest = _pack(stream, epoch, first, last, max_notices=last - first + 1, most=2)
             if rest:  # halves may fit; they are due at once
                 cursor.execute(HALVE, {"delivery": delivery_id})
                 cursor.execute(SPLIT, {"parent": delivery_id, "left": new_id(), "right": new_id()})
@@ -284,17 +309,18 @@ def _fresh(stream: _Stream, places: int) -> list[_Message]:
     """Pack the numbers that are in no message yet into at most ``places`` new ones."""
     first = stream.packed_through + 1
     last = min(stream.head, stream.packed_through + places * stream.max_notices)
-    packed = _pack(stream, stream.epoch, first, last, max_notices=stream.max_notices)
-    return [_Message(new_id(), stream.epoch, one.first, one.last, one.body) for one in packed[:places]]
+    packed = _pack(stream, stream.epoch, first, last, max_notices=stream.max_notices, most=places)
+    return [_Message(new_id(), stream.epoch, one.first, one.last, one.body) for one in packed]
 
 
-def _pack(stream: _Stream, epoch: int, first: int, last: int, *, max_notices: int) -> list[payload.Message]:
+def _pack(stream: _Stream, epoch: int, first: int, last: int, *, max_notices: int, most: int) -> list[payload.Message]:
     envelope = payload.Envelope(stream.slug, epoch, stream.head, stream.now)
     return payload.read_messages(
         stream_id=stream.partner_id,
         first=first,
         last=last,
         max_notices=max_notices,
+        most=most,
         envelope=envelope,
         identifiers=Identifiers.of(stream.partner_id, stream.identifiers),
     )
@@ -346,7 +372,8 @@ moved as (
     update removal_delivery d
        set state = j.next, lease_until = null, suspect = j.suspect,
            due_at = clock_timestamp() + make_interval(secs => j.delay), abandoned = 0,
-           failures = d.failures + (j.next <> 'delivered')::int,
+           -- what is to go again at once has not failed: it went to an address that is no longer in use
+           failures = d.failures + (j.next = 'split' or j.delay > 0)::int,
            -- of a message that was sent again, the first arrival counts
            delivered_at = case when j.next = 'delivered' then coalesce(d.delivered_at, clock_timestamp())
                                else d.delivered_at end,
@@ -360,12 +387,6 @@ closed as (
            latency_ms = r.latency, response_excerpt = r.excerpt
       from moved m join result r using (id)
      where a.delivery_id = m.id and a.number = m.fence and a.finished_at is null),
--- The lease was lost: say so on the attempt, and change nothing else.
-late as (
-    update removal_attempt a set late_outcome = r.outcome
-      from result r left join moved m using (id)
-     where m.id is null and a.delivery_id = r.id and a.number = r.fence and a.finished_at is not null
-       and a.late_outcome = ''),
 logged as (
     insert into removal_logentry (actor, action, about)
     select 'worker', 'attempt_' || r.outcome, jsonb_strip_nulls(jsonb_build_object(
@@ -373,6 +394,14 @@ logged as (
                'delivery_state', m.state))
       from result r left join moved m on m.id = r.id)
 select id, state from moved
+"""
+
+# The lease was lost: say so on the attempt, and change nothing else. A statement of its own, to see the attempt as
+# whoever took the lease away left it.
+LATE = """
+update removal_attempt a set late_outcome = r.outcome
+  from json_to_recordset(%(results)s) r(id uuid, fence int, outcome text)
+ where a.delivery_id = r.id and a.number = r.fence and a.finished_at is not null and a.late_outcome = ''
 """
 
 # What was never packed, and is too long for one message.
@@ -406,10 +435,9 @@ update partners_endpoint set state = 'suspended', state_reason = 'It answered 41
 """
 
 
-# What a person did not ask to be sent again, and has failed.
 FAILING = """
 select count(*) from removal_delivery
- where stream_id = %s and state = 'waiting' and not resent and not suspect and failures > 0
+ where stream_id = %s and state = 'waiting' and not suspect and failures > 0
 """
 DUE_NOW = """
 update removal_delivery set due_at = clock_timestamp()
@@ -445,7 +473,7 @@ def record_and_claim(
         crashpoint("before_record_commit")
         if stream is None:
             return Claimed([])
-        return _claim(cursor, stream, most=most, probing=probing, lease_ends=lease_ends)
+        return _claim(cursor, stream, most=most, probing=probing, beside_others=True, lease_ends=lease_ends)
 
 
 def _record(
@@ -455,26 +483,37 @@ def _record(
     stream = _lock_stream(cursor, partner_id)
     if stream is None:
         return None
+    if any(result.claim.url != stream.url for result in results):
+        results = [_judge_again(result, url=stream.url) for result in results]
     cursor.execute(RECORD, {"results": _as_json(results), "stream": partner_id})
     states = dict(cursor.fetchall())
-    if stream.has_incident and any(isinstance(result.outcome, webhook.Delivered) for result in results):
+    current = [result for result in results if result.claim.delivery_id in states]
+    if late := [result for result in results if result.claim.delivery_id not in states]:
+        cursor.execute(LATE, {"results": _as_json(late)})
+    if stream.has_incident and any(isinstance(result.outcome, webhook.Delivered) for result in current):
         cursor.execute(CLOSE_INCIDENTS, [partner_id])
-    for result in results:
-        state = states.get(result.claim.delivery_id)
-        if state is not None:
-            _follow_up(cursor, result, state=state, partner_id=partner_id)
+    for result in current:
+        _follow_up(cursor, result, state=states[result.claim.delivery_id], partner_id=partner_id)
     if unsent:
         _give_back(cursor, unsent, partner_id=partner_id)
-    kept = _let_flow(cursor, stream, results)
+    kept = _let_flow(cursor, stream, current)
     if unsent or any(state != "delivered" for state in states.values()):
         # The partner may have answered by API while we were sending: what failed then is over all the same.
         settling.settle_deliveries(cursor, stream_id=partner_id)
-    is_suspended = any(result.verdict.suspends for result in results)
+    is_suspended = any(result.verdict.suspends for result in current)
     return replace(stream, flow=kept, is_open=stream.is_open and not is_suspended)
+
+
+def _judge_again(result: Result, *, url: str) -> Result:
+    """Judge by the address that is in use now: what failed elsewhere is sent there at once."""
+    if result.claim.url == url or isinstance(result.outcome, webhook.Delivered):
+        return result
+    return replace(result, verdict=ELSEWHERE)
 
 
 def _let_flow(cursor: CursorWrapper, stream: _Stream, results: Sequence[Result]) -> Flow:
     """Open or close the stream's breaker by what its endpoint answered; returns what holds from now on."""
+    results = [result for result in results if result.verdict is not ELSEWHERE]
     answered = sum(result.verdict.is_answer for result in results)
     failing = 0
     if not answered:
@@ -524,7 +563,12 @@ def _follow_up(cursor: CursorWrapper, result: Result, *, state: str, partner_id:
     if isinstance(outcome, webhook.Delivered):
         if claim.first is not None and claim.last is not None:
             acknowledgement.accept_response(
-                cursor, stream_id=partner_id, first=claim.first, last=claim.last, answer=outcome.answer
+                cursor,
+                stream_id=partner_id,
+                epoch=claim.epoch,
+                first=claim.first,
+                last=claim.last,
+                answer=outcome.answer,
             )
     elif verdict.incident:
         cursor.execute(OPEN_INCIDENT, [partner_id, verdict.incident])

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
+from django.core.cache import cache
 from django.db import connection
 from django.db.models import QuerySet
 
 # A count that comes here says only that there are more.
-COUNTED = 10_001
+COUNTED = 2_001
 # A number that has been given so long ago, and that a partner who could be reached was not sent, is a backlog.
 BACKLOG_AFTER = timedelta(minutes=15)
 WEEK = timedelta(days=7)
 DAYS = 30
 # More in one day are drawn as so many.
 COUNTED_A_DAY = 100_000
+# So many in the days before today take long to count: that is done once for a while.
+MANY = 10_000
+KEPT = timedelta(minutes=10)
 
 
 def count(rows: QuerySet[Any]) -> int:
@@ -28,7 +32,7 @@ def count(rows: QuerySet[Any]) -> int:
 
 
 def say_count(number: int) -> str:
-    """Write a count that ``count`` made: above ten thousand it is not known."""
+    """Write a count that ``count`` made: above two thousand it is not known."""
     return f"{COUNTED - 1:,}+" if number >= COUNTED else f"{number:,}"
 
 
@@ -41,22 +45,6 @@ select s.partner_id
        select from removal_notice n
         where n.stream_id = s.partner_id and n.respond_by < %(now)s and n.withdrawn_at is null and n.closed_at is null
           and n.handling not in ('completed', 'partially_completed', 'rejected'))
-"""
-# As the list of notices finds silent ones: no word, and the message that carries the number has arrived.
-SILENT = """
-select s.partner_id
-  from removal_stream s
- where exists (
-       select from removal_notice n
-        where n.stream_id = s.partner_id and n.respond_by < %(now)s and n.withdrawn_at is null and n.closed_at is null
-          and n.handling = 'none'
-          -- neither under the watermark, nor in no message yet
-          and not (n.epoch = s.epoch and (n.sequence <= s.received_through or n.sequence > s.packed_through))
-          and (select case when d.last_sequence >= n.sequence then d.state end
-                 from removal_delivery d
-                where d.stream_id = n.stream_id and d.epoch = n.epoch and d.first_sequence <= n.sequence
-                  and d.state <> 'split'
-                order by d.first_sequence desc, d.id limit 1) = 'delivered')
 """
 # What is in no message and was not pulled, or in a message that waits to be tried again.
 NOT_TOLD = """
@@ -86,12 +74,9 @@ select partner_id, why from named where why is not null
 
 def overdue_partners(*, now: datetime) -> set[int]:
     """Find the partners that owe an answer whose date is past."""
-    return set(_ids(OVERDUE, now))
-
-
-def silent_partners(*, now: datetime) -> set[int]:
-    """Find the partners of which some notice was delivered, is overdue, and has not had a word."""
-    return set(_ids(SILENT, now))
+    with connection.cursor() as cursor:
+        cursor.execute(OVERDUE, {"now": now})
+        return {partner_id for (partner_id,) in cursor.fetchall()}
 
 
 def partners_not_told(*, now: datetime) -> dict[int, str]:
@@ -103,12 +88,6 @@ def partners_not_told(*, now: datetime) -> dict[int, str]:
         asked: dict[str, Any] = {"now": now, "backlog_after": BACKLOG_AFTER}
         cursor.execute(NOT_TOLD, asked)
         return dict(cursor.fetchall())
-
-
-def _ids(sql: str, now: datetime) -> list[int]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, {"now": now})
-        return [partner_id for (partner_id,) in cursor.fetchall()]
 
 
 # --- requests over time ---
@@ -137,10 +116,23 @@ select d.start,
 
 
 def requests_by_day(*, now: datetime, days: int = DAYS) -> Sequence[Day]:
-    """Count the requests of the last days, today included, the oldest day first."""
-    starts = [start_of(now.astimezone(UTC).date() - timedelta(days=back)) for back in range(days)]
+    """Count the requests of the last days, today included, the oldest day first.
+
+    Where there are ``MANY``, each process counts all but today's every ten minutes.
+    """
+    today = now.astimezone(UTC).date()
+    key = f"desk.requests_before:{today}:{days}"
+    before: Sequence[Day] | None = cache.get(key)
+    if before is None:
+        before = _count_days([today - timedelta(days=back) for back in range(days - 1, 0, -1)])
+        if sum(day.received + day.closed for day in before) >= MANY:
+            cache.set(key, before, KEPT.total_seconds())
+    return [*before, *_count_days([today])]
+
+
+def _count_days(days: Sequence[date]) -> Sequence[Day]:
     with connection.cursor() as cursor:
-        cursor.execute(REQUESTS_BY_DAY, {"starts": starts, "most": COUNTED_A_DAY})
+        cursor.execute(REQUESTS_BY_DAY, {"starts": [start_of(day) for day in days], "most": COUNTED_A_DAY})
         return [Day(start.astimezone(UTC).date(), received, closed) for start, received, closed in cursor.fetchall()]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.core.mail import EmailMessage
-from django.db import connection
+from django.db import connection, transaction
 
 from partners import signing, webhook
 from removal import schedule
@@ -60,10 +60,9 @@ STREAMS = """
 select partner_id from removal_stream
  where looked_at is null or looked_at < clock_timestamp() - %s order by partner_id
 """
-LOCK_STREAM = """
+SEE = """
 select epoch, looked_at, clock_timestamp() from removal_stream
  where partner_id = %(stream)s and (looked_at is null or looked_at < clock_timestamp() - %(every)s)
-   for no key update skip locked
 """
 # Open notices by the highest level that they have come to, if they came to it since the last look.
 NOTICES = """
@@ -80,6 +79,10 @@ insert into removal_escalation (stream_id, until, level, notices, sequences, rai
 select %(stream)s, %(now)s, level, count(*), (array_agg(sequence order by sequence))[1:%(listed)s], clock_timestamp()
   from came where %(since)s::timestamptz is null or came_at > %(since)s
  group by level
+"""
+LOOKED = """
+update removal_stream set looked_at = %(now)s
+ where partner_id = %(stream)s and epoch = %(epoch)s and looked_at is not distinct from %(since)s::timestamptz
 """
 
 
@@ -105,16 +108,24 @@ def _look_at_requests() -> int:
 @whole_step
 def _look_at_stream(partner_id: int) -> int:
     with connection.cursor() as cursor:
-        wanted: dict[str, Any] = {"stream": partner_id, "every": LOOK_EVERY}
-        cursor.execute(LOCK_STREAM, wanted)
-        locked = cursor.fetchone()
-        if locked is None:
+        # Not the stream's row, which whoever plans, sends or takes an answer waits for: this takes seconds where a
+        # million notices are open.
+        cursor.execute("select pg_try_advisory_xact_lock(%s, %s::int)", [LOCK, partner_id])
+        if not cursor.fetchone()[0]:
             return 0
-        epoch, since, now = locked
+        wanted: dict[str, Any] = {"stream": partner_id, "every": LOOK_EVERY}
+        cursor.execute(SEE, wanted)
+        found = cursor.fetchone()
+        if found is None:
+            return 0
+        epoch, since, now = found
         seen = {"stream": partner_id, "epoch": epoch, "since": since, "now": now}
         cursor.execute(NOTICES, {**seen, "levels": list(LEVELS), "listed": LISTED})
         raised = int(cursor.rowcount)
-        cursor.execute("update removal_stream set looked_at = %s where partner_id = %s", [now, partner_id])
+        cursor.execute(LOOKED, seen)
+        if not cursor.rowcount:  # somebody who knows nothing of the lock looked meanwhile, or it was restored
+            transaction.set_rollback(True)
+            return 0
         return raised
 
 

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 # messages: one message that its partner cannot digest says nothing about the others.
 TRIES_TO_OPEN = 5
 MESSAGES_TO_OPEN = 2
-# The waits before each probe of an open breaker; the last repeats until one is answered.
+# How long an open breaker lets nothing through after each probe that failed; the last repeats until one is answered. A
+# probe is a message whose own time has come (removal.schedule): after days, that may take hours.
 PROBE_STEPS = (timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=5))
 LONGEST_PROBE_WAIT = timedelta(hours=24)
 # Tokens are saved for so long: a partner that was quiet gets a second's worth at once.
@@ -66,8 +67,16 @@ def room(flow: Flow, *, window: int, rate: int, sending: int, now: datetime) -> 
     """Say how many messages may start now, beside those that are under way."""
     if flow.is_open:
         return 0 if sending or now < (flow.probe_at or now) else min(1, int(tokens_now(flow, rate=rate, now=now)))
-    at_once = window if flow.allowance is None else min(window, flow.allowance)
-    return max(min(at_once - sending, int(tokens_now(flow, rate=rate, now=now))), 0)
+    return max(min(_at_once(flow, window) - sending, int(tokens_now(flow, rate=rate, now=now))), 0)
+
+
+def waits_for_rate(flow: Flow, *, window: int, rate: int, sending: int, now: datetime) -> bool:
+    """Say whether the rate alone keeps the next message from starting now."""
+    return not flow.is_open and sending < _at_once(flow, window) and tokens_now(flow, rate=rate, now=now) < 1
+
+
+def _at_once(flow: Flow, window: int) -> int:
+    return window if flow.allowance is None else min(window, flow.allowance)
 
 
 def started(flow: Flow, messages: int, *, rate: int, now: datetime) -> Flow:

@@ -186,7 +186,7 @@ def _read_plain(number: int, lines: list[bytes]) -> _Block | None:
         return None
     try:
         return _block(number + len(lines) - 1, lines, *_columns(map(_decode, lines)))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -13,7 +13,7 @@ from django.db import connection
 
 from removal.models.streams import SILENT_AFTER_ARRIVAL
 
-MOST = 10_000  # a count that found more than this is shown as "10,000+"
+MOST = 2_000  # a count that found more than this is shown as "2,000+"; lists go as far
 SAMPLE = 200  # messages, or answers
 READ_STATEMENTS = 2_000  # the newest ones, to find SAMPLE answers among them
 LOOKED_AT = 1_000  # open notices, those due first, to see which is the oldest, and whether the partner is silent
@@ -23,6 +23,19 @@ AGES = ((0, 7), (8, 30), (31, 90), (91, None))
 
 OPEN = """n.withdrawn_at is null and n.closed_at is null
        and n.handling not in ('completed', 'partially_completed', 'rejected')"""
+
+# Whether the partner of a stream is silent: as NoticeQuerySet.silent has it, among what is due first.
+IS_SILENT = f"""exists (
+      select from (
+          select n.* from removal_notice n
+           where n.stream_id = s.partner_id and {OPEN} order by n.respond_by limit %(looked_at)s) n
+       where n.handling = 'none' and not (n.epoch = s.epoch and n.sequence <= s.received_through)
+         and coalesce(n.receive_by, n.respond_by) < %(now)s
+         and (select d.last_sequence >= n.sequence and d.state = 'delivered' and d.delivered_at < %(arrived_by)s
+                from removal_delivery d
+               where d.stream_id = n.stream_id and d.epoch = n.epoch and d.first_sequence <= n.sequence
+                 and d.state <> 'split'
+               order by d.first_sequence desc limit 1))"""
 
 # One row for each partner, or for one. What is behind "cross join lateral" is one short look into an index each.
 HEALTH = f"""
@@ -46,8 +59,8 @@ select p.id, p.slug, p.name, p.state, e.state, opened.notices, late.notices, old
        order by n.planned_at, n.id limit 1) oldest on true
  -- the newest messages that were tried, or that needed no try
  cross join lateral (
-      select count(*) messages, count(*) filter (where d.delivered_at is not null) delivered
-        from (select d.delivered_at from removal_delivery d
+      select count(*) messages, count(*) filter (where d.delivered_by not in ('', 'closed')) delivered
+        from (select d.delivered_by from removal_delivery d
                where d.stream_id = s.partner_id and d.epoch = s.epoch and d.first_sequence >= 1 and d.state <> 'split'
                  and (d.attempts > 0 or d.delivered_at is not null)
                order by d.first_sequence desc limit %(sample)s) d) sent
@@ -71,19 +84,7 @@ select p.id, p.slug, p.name, p.state, e.state, opened.notices, late.notices, old
                         and d.state <> 'split'
                       order by d.first_sequence desc limit 1) m
                   on m.last_sequence >= a.last_sequence and m.delivered_at < a.received_at) x) said
- -- as NoticeQuerySet.silent has it
- cross join lateral (
-      select exists (
-          select from (
-              select n.* from removal_notice n
-               where n.stream_id = s.partner_id and {OPEN} order by n.respond_by limit %(looked_at)s) n
-           where n.handling = 'none' and not (n.epoch = s.epoch and n.sequence <= s.received_through)
-             and coalesce(n.receive_by, n.respond_by) < %(now)s
-             and (select d.last_sequence >= n.sequence and d.state = 'delivered' and d.delivered_at < %(arrived_by)s
-                    from removal_delivery d
-                   where d.stream_id = n.stream_id and d.epoch = n.epoch and d.first_sequence <= n.sequence
-                     and d.state <> 'split'
-                   order by d.first_sequence desc limit 1)) is_silent) quiet
+ cross join lateral (select {IS_SILENT} is_silent) quiet
  cross join lateral (
       select count(*) incidents, min(i.opened_at) filter (where i.kind = 'http_410') gone_at
         from removal_incident i where i.stream_id = s.partner_id and i.closed_at is null) wrong
@@ -157,15 +158,24 @@ def health_of(*, partner_id: int, now: datetime) -> Health:
     raise UnknownPartner(partner_id)
 
 
+def silent_partners(*, now: datetime) -> set[int]:
+    """Find the partners to which something was delivered, and that have not said in time that they have it."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"select s.partner_id from removal_stream s where {IS_SILENT}", _silence(now))
+        return {partner_id for (partner_id,) in cursor.fetchall()}
+
+
+def _silence(now: datetime) -> dict[str, Any]:
+    return {"now": now, "arrived_by": now - SILENT_AFTER_ARRIVAL, "looked_at": LOOKED_AT}
+
+
 def _health(partner_id: int | None, *, now: datetime) -> list[Health]:
     asked: dict[str, Any] = {
         "partner": partner_id,
-        "now": now,
-        "arrived_by": now - SILENT_AFTER_ARRIVAL,
         "most": MOST,
         "sample": SAMPLE,
         "read": READ_STATEMENTS,
-        "looked_at": LOOKED_AT,
+        **_silence(now),
     }
     with connection.cursor() as cursor:
         cursor.execute(HEALTH, asked)
@@ -193,7 +203,7 @@ select s.epoch, s.head, s.packed_through, s.received_through, coalesce(upper(s.s
       select from removal_delivery where stream_id = s.partner_id and state = 'quarantined' limit %(most)s + 1) d) aside
  cross join lateral (select count(*) reminders from (
       select from removal_delivery where stream_id = s.partner_id and epoch = s.epoch and first_sequence is null
-         and state <> 'split' and attempts > 0 limit %(most)s + 1) d) nudged
+         and state = 'delivered' limit %(most)s + 1) d) nudged
  cross join lateral (select count(*) extensions from (
       select from removal_extension where stream_id = s.partner_id and state = 'asked' limit %(most)s + 1) x) wished
  where s.partner_id = %(partner)s
@@ -204,7 +214,7 @@ select s.epoch, s.head, s.packed_through, s.received_through, coalesce(upper(s.s
 class Position:
     """How far a stream has got, by number, and what of it waits, by message. Counts stop at ``MOST`` + 1.
 
-    ``again`` are messages that a person asked for again, and reminders; ``reminders`` those that were sent, in this
+    ``again`` are messages that a person asked for again, and reminders; ``reminders`` those that arrived, in this
     epoch; ``wishes`` those for more time that nobody has decided on.
     """
 

@@ -9,6 +9,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Iterable
 
 import structlog
 
@@ -34,6 +35,12 @@ def hint_planner() -> None:
 def hint_stream(*, partner_id: int) -> None:
     """Say that this partner's stream may have something to send. Call it after the commit."""
     _publisher().put(("removal.tasks.drain_stream", partner_id))
+
+
+def hint_streams(partner_ids: Iterable[int]) -> None:
+    """Say so of each of these partners."""
+    for partner_id in partner_ids:
+        hint_stream(partner_id=partner_id)
 
 
 class _Publisher:

@@ -9,11 +9,12 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
 
 from partners.models import Partner
 from removal.intake import UnknownRequest
 from removal.models import RemovalRequest
+from removal.transactions import read_along_indexes
 
 
 class UnknownPartner(Exception):
@@ -161,13 +162,22 @@ def releases_of(*, partner_id: int) -> list[HeldRelease]:
 WINDOW = """
 with
 told as materialized (
-    select n.stream_id, n.disclosures, least(sent.delivered_at, n.acknowledged_at) told_at
+    select n.stream_id, n.disclosures, least(sent.delivered_at, said.one_at, said.many_at) told_at
       from removal_notice n
+     -- its first word, about this number alone or about several
+     cross join lateral (
+          select (select min(a.received_at) from removal_acknowledgement a
+                   where a.stream_id = n.stream_id and a.epoch = n.epoch and a.last_sequence = n.sequence
+                     and a.first_sequence = a.last_sequence) one_at,
+                 (select min(a.received_at) from removal_acknowledgement a
+                   where a.stream_id = n.stream_id and a.epoch = n.epoch and a.first_sequence < a.last_sequence
+                     and int8range(a.first_sequence, a.last_sequence + 1) @> n.sequence) many_at) said
       left join lateral (
-          select d.delivered_at, d.last_sequence from removal_delivery d
+          select d.delivered_at, d.last_sequence, d.delivered_by from removal_delivery d
            where d.stream_id = n.stream_id and d.epoch = n.epoch and d.first_sequence <= n.sequence
              and d.state <> 'split'
-           order by d.first_sequence desc limit 1) sent on sent.last_sequence >= n.sequence
+           order by d.first_sequence desc limit 1) sent
+        on sent.last_sequence >= n.sequence and sent.delivered_by <> 'closed'
      where n.request_id = %(request)s),
 effect as (select stream_id, min(told_at) at from told group by 1),
 named as (select distinct stream_id, d.id from told cross join unnest(disclosures) d(id))
@@ -221,7 +231,6 @@ def window_of(*, source: str, public_id: str) -> list[Window]:
 # Up to so many targets every entry is looked up; of more, a sample of so many.
 COUNTED_TARGETS = 1000
 SAMPLED_TARGETS = 1000
-READ_AHEAD = 100  # targets of any request, to find the next one of a sample
 
 COUNT_IN_RELEASES = """
 select r.name, r.state, x.subjects, x.items
@@ -243,24 +252,20 @@ select r.name, r.state, x.subjects, x.items
 # not grow with their number, but for a release that is named and that the sample misses.
 FIND_IN_RELEASES = """
 with
--- A recall's targets are recorded in order of subject, and the index on request keeps the order in which they were.
 ends as materialized (
-    select least(a.subject_id, z.subject_id) first, greatest(a.subject_id, z.subject_id) last
-      from (select subject_id from removal_requesttarget where request_id >= %(request)s
-             order by request_id limit 1) a,
-           (select subject_id from removal_requesttarget where request_id <= %(request)s
-             order by request_id desc limit 1) z),
+    select (select subject_id from removal_requesttarget where request_id = %(request)s
+             order by subject_id limit 1) first,
+           (select subject_id from removal_requesttarget where request_id = %(request)s
+             order by subject_id desc limit 1) last),
 point as materialized (
     select distinct first + (last - first) * n / %(sample)s subject_id
       from ends cross join generate_series(0, %(sample)s) n),
 sample as materialized (
     select distinct t.subject_id, t.items
       from point
-      cross join lateral (
-          select * from (
-              select subject_id, request_id, items from removal_requesttarget
-               where subject_id >= point.subject_id order by subject_id limit %(ahead)s) ahead
-           where request_id = %(request)s order by subject_id limit 1) t),
+     cross join lateral (
+          select subject_id, items from removal_requesttarget
+           where request_id = %(request)s and subject_id >= point.subject_id order by subject_id limit 1) t),
 -- "offset 0" makes it a look-up by subject, however little the database knows yet of targets just recorded
 seen as materialized (
     select distinct m.release_id
@@ -300,8 +305,9 @@ def releases_with(*, source: str, public_id: str) -> list[ReleaseWith]:
     """
     request = _find_request(source, public_id)
     statement = COUNT_IN_RELEASES if request.target_count <= COUNTED_TARGETS else FIND_IN_RELEASES
-    asked = {"request": request.pk, "named": request.release_ids, "sample": SAMPLED_TARGETS, "ahead": READ_AHEAD}
-    with connection.cursor() as cursor:
+    asked = {"request": request.pk, "named": request.release_ids, "sample": SAMPLED_TARGETS}
+    with transaction.atomic(), connection.cursor() as cursor:
+        read_along_indexes(cursor)
         cursor.execute(statement, asked)
         return [ReleaseWith(*row) for row in cursor.fetchall()]
 

@@ -5,7 +5,7 @@ What got its answer is durable, and the same key never makes a second request (d
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,13 +14,13 @@ from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from partners.models import Partner
-from removal import hints
+from removal import hints, planning
 from removal.crashpoints import crashpoint
 from removal.models import LogEntry, RemovalRequest
 from removal.models.identifiers import new_ulid
-from removal.planning import LOCK as PLANNER_LOCK
 from removal.policies import Asked, request_dates
 from removal.transactions import whole_step
+from removal.why import UNSAID, Why
 
 Kind = RemovalRequest.Kind
 
@@ -213,7 +213,7 @@ def record_requests(*, source: str, actor: str, wishes: Sequence[Wish], now: dat
     with connection.cursor() as cursor:
         if any(wish.kind == Kind.REINSTATEMENT for wish in wishes):
             # No planner beside it: a late notice of an ended wish must be followed by its reinstatement.
-            _lock_planner(cursor)
+            planning.wait_for_lock(cursor)
         asked = [Asked(str(wish.kind), wish.jurisdiction, wish.received_at or now) for wish in new.values()]
         dates = request_dates(cursor, asked)
         # Subjects before requests, so that of two wishes about one subject the one with the higher id is the later.
@@ -281,11 +281,6 @@ def _partner_ids(wishes: Sequence[Wish]) -> dict[str, int]:
     return found
 
 
-def _lock_planner(cursor: CursorWrapper) -> None:
-    cursor.execute("set local lock_timeout = '5s'")
-    cursor.execute("select pg_advisory_xact_lock(%s)", [PLANNER_LOCK])
-
-
 def _settle_preferences(cursor: CursorWrapper, wishes: Sequence[tuple[int, int, Wish]]) -> None:
     """Bring preferences to where the wishes leave them, in the order in which they were asked; subjects are locked.
 
@@ -303,10 +298,13 @@ def _settle_preferences(cursor: CursorWrapper, wishes: Sequence[tuple[int, int, 
     _set_preferences(cursor, opt_outs)
 
 
-def _set_preferences(cursor: CursorWrapper, opt_outs: list[tuple[int, int, Sequence[str]]]) -> None:
+def _set_preferences(
+    cursor: CursorWrapper, opt_outs: list[tuple[int, int, Sequence[str]]], *, told: Collection[int] = ()
+) -> None:
     """Open a refusal for each usage that none covers yet; an opt-out that opens none only repeats an earlier one.
 
-    ``opt_outs`` are (request id, subject id, usages) in the order in which they were asked; subjects are locked.
+    ``opt_outs`` are (request id, subject id, usages) in the order in which they were asked; subjects are locked. Those
+    in ``told`` have notices of their own, and repeat nothing.
     """
     if not opt_outs:
         return
@@ -322,7 +320,7 @@ def _set_preferences(cursor: CursorWrapper, opt_outs: list[tuple[int, int, Seque
         if news:
             opened += [(subject_id, usage, request_id) for usage in news]
             refused.update(dict.fromkeys(news, request_id))
-        else:
+        elif request_id not in told:
             covering = max(refused.get(usage, refused.get("all", 0)) for usage in asked)
             repeats.append((request_id, covering))
     if opened:
@@ -356,7 +354,7 @@ with before as (
     select distinct on (e.id) p.*
       from removal_preference e
       join removal_preference p on p.subject_id = e.subject_id and p.usage = e.usage and p.source = e.source
-       and p.valid_to = e.valid_from and p.id < e.id
+       and p.valid_to = e.valid_from and p.id <> e.id
      where e.id = any(%(ended)s)
      order by e.id, p.id desc)
 insert into removal_preference as made (subject_id, usage, value, source, valid_from, request_id)
@@ -364,28 +362,44 @@ select subject_id, usage, value, source, clock_timestamp(), request_id from befo
 returning id, (select b.id from before b where b.subject_id = made.subject_id and b.usage = made.usage)
 """
 
-# The wishes that repeated this one, alone or together with others about the subject, are judged again.
-FREE_REPEATS = """
-with freed as (
-    update removal_removalrequest set repeats_id = null
-     where repeats_id is not null and withdrawn_at is null and ended_at is null
-       and id in (select same.request_id from removal_requesttarget t
-                    join removal_requesttarget same on same.subject_id = t.subject_id where t.request_id = %(request)s)
-    returning id, usages)
-select f.id, t.subject_id, f.usages from freed f join removal_requesttarget t on t.request_id = f.id order by f.id
+# All opt-outs about the same that still stand: what each of them refuses must stay refused, also where the withdrawn
+# one had refused it first. Those that repeated it, alone or together with others, are judged again.
+JUDGE_AGAIN = """
+with standing as materialized (
+    select o.id, t.subject_id, o.usages, o.repeats_id is null is_told
+      from removal_requesttarget this
+      join removal_requesttarget t on t.subject_id = this.subject_id
+      join removal_removalrequest o on o.id = t.request_id
+     where this.request_id = %(request)s
+       and o.kind = 'opt_out' and o.withdrawn_at is null and o.ended_at is null),
+freed as (
+    update removal_removalrequest r set repeats_id = null
+     where r.id = any(array(select id from standing where not is_told)))
+select id, subject_id, usages, is_told from standing order by id
+"""
+
+
+# One that was closed before keeps its outcome and its day: what was done, and reported, is not undone.
+WITHDRAW = """
+update removal_removalrequest r
+   set state = 'closed', withdrawn_at = clock_timestamp(),
+       (outcome, closed_at) = (select case when s.state = 'closed' then s.outcome else 'withdrawn' end,
+                                      coalesce(s.closed_at, clock_timestamp())
+                                 from removal_removalrequest s where s.id = coalesce(r.repeats_id, r.id))
+ where id = %(request)s
 """
 
 
 @whole_step
-def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalRequest:
+def withdraw_request(*, source: str, actor: str, public_id: str, why: Why = UNSAID) -> RemovalRequest:
     """Take a request back. Notices not yet sent or pulled are told as withdrawn under their numbers; the others stand.
 
-    What an opt-out took the place of holds again. A repeat changes nothing. Raises UnknownRequest, or CannotWithdraw
-    when a reinstatement has ended it.
+    What an opt-out took the place of holds again. One that is closed keeps its outcome. Withdrawn again, it stays as it
+    is. Raises UnknownRequest, or CannotWithdraw when a reinstatement has ended it.
     """
     with connection.cursor() as cursor:
         # No planner beside it: a late disclosure must not bring a notice of a request that is being withdrawn.
-        _lock_planner(cursor)
+        planning.wait_for_lock(cursor)
         # Streams before requests, as acknowledgements lock them.
         cursor.execute(
             "select from removal_stream where partner_id in (select stream_id from removal_notice n"
@@ -407,20 +421,19 @@ def withdraw_request(*, source: str, actor: str, public_id: str) -> RemovalReque
         cursor.execute(WITHDRAW_NOTICES, {"request": request.pk})
         untold = cursor.rowcount
         cursor.execute("delete from removal_matchedpiece where request_id = %s", [request.pk])
-        cursor.execute(
-            "update removal_removalrequest set state = 'closed', outcome = 'withdrawn', closed_at = clock_timestamp(),"
-            " withdrawn_at = clock_timestamp() where id = %s",
-            [request.pk],
-        )
+        cursor.execute(WITHDRAW, {"request": request.pk})
         cursor.execute(
             "select from removal_subject where id in (select subject_id from removal_requesttarget"
             " where request_id = %s) order by id for no key update",
             [request.pk],
         )
         restored = _restore_preferences(cursor, request)
-        cursor.execute(FREE_REPEATS, {"request": request.pk})
-        _set_preferences(cursor, cursor.fetchall())
-    about: dict[str, object] = {"request": public_id, "notices_not_yet_sent": untold}
+        if request.kind == Kind.OPT_OUT:
+            cursor.execute(JUDGE_AGAIN, {"request": request.pk})
+            standing = cursor.fetchall()
+            told = {request_id for request_id, _, _, is_told in standing if is_told}
+            _set_preferences(cursor, [opt_out for *opt_out, _ in standing], told=told)
+    about: dict[str, object] = {"request": public_id, "notices_not_yet_sent": untold, **why.as_ids()}
     if restored:
         about["restored"] = restored
     LogEntry.objects.create(actor=actor, action="request_withdrawn", about=about)

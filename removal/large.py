@@ -13,13 +13,12 @@ import structlog
 from django.db import connection
 
 from removal import acknowledgement, hints, planning
-from removal.transactions import whole_step
+from removal.transactions import read_along_indexes, whole_step
 
 log = structlog.get_logger()
 
 # A piece has to be over before an opt-out beside it gets impatient: some 30 ms.
 PIECE = 2_000  # targets of the request
-AHEAD_OF_IT = 20_000  # targets of all requests that a piece reads to find them
 
 START = """
 update removal_removalrequest set round = nextval('removal_planner_round'), is_matching = true, state = 'planned'
@@ -37,21 +36,12 @@ select r.id, coalesce((select max(last_subject_id) from removal_matchedpiece p w
 
 # One piece of targets against the handovers planned before the request's own round. Pieces share no subject, so their
 # distinct items add up. A piece that meets nobody leaves a row without a partner: it says how far the work is.
-#
-# The next targets of all requests are read along the primary key, so many at most: neither a large request nor a gap
-# between its targets makes a piece long.
-AHEAD = """
-(select subject_id, request_id, items from removal_requesttarget
-  where subject_id > %(after)s order by subject_id fetch first %(ahead)s rows with ties)
-"""
 MATCH_PIECE = """
 with
 piece as materialized (
-    select subject_id, items from {ahead} a where request_id = %(request)s order by subject_id limit %(piece)s),
-reached as materialized (
-    select case when count(*) = %(piece)s then max(subject_id)
-                else (select max(subject_id) from {ahead} a) end subject_id
-      from piece),
+    select subject_id, items from removal_requesttarget
+     where request_id = %(request)s and subject_id > %(after)s order by subject_id limit %(piece)s),
+reached as materialized (select max(subject_id) subject_id from piece),
 given as materialized (
     select d.id, d.partner_id, d.release_id
       from removal_removalrequest r
@@ -61,15 +51,13 @@ given as materialized (
      where r.id = %(request)s and {covers}),
 -- "offset 0" makes it a look-up by subject, however little the database knows yet of targets just recorded
 met as materialized (
-    select m.release_id, m.subject_id, p.items wanted, m.items
-      from piece p
+    select m.release_id, m.subject_id, t.items wanted, m.items
+      from piece t
      cross join lateral (
-          select m.release_id, m.subject_id,
-                 case when p.items is null then m.item_count
-                      else cardinality(removal_items_in_both(m.items, p.items)) end items
+          select m.release_id, m.subject_id, {counts} items
             from removal_manifestentry m
-           where m.subject_id = p.subject_id and m.release_id = any(array(select release_id from given))
-             and (p.items is null or removal_items_meet(m.items, p.items)) offset 0) m),
+           where m.subject_id = t.subject_id and m.release_id = any(array(select release_id from given))
+             and (t.items is null or removal_items_meet(m.items, t.items)) offset 0) m),
 -- what partners hold is counted once for all of them that were given the same releases …
 alike as materialized (
     select releases, array_agg(partner_id) partners
@@ -99,24 +87,31 @@ select %(request)s, r.subject_id, f.partner_id,
 union all
 select %(request)s, r.subject_id, null, '{{}}', 0
   from reached r where r.subject_id is not null and not exists (select from found)
-""".format(ahead=AHEAD, covers=planning.COVERS.replace("{", "{{").replace("}", "}}"))
+""".format(
+    counts=planning.COUNTS, covers=f"{planning.ABOUT} and {planning.REACHES}".replace("{", "{{").replace("}", "}}")
+)
 
+# Streams before requests, as acknowledgements lock them.
+LOCK_STREAMS = """
+select from removal_stream
+ where partner_id in (select partner_id from removal_matchedpiece where request_id = %s)
+ order by partner_id for no key update
+"""
 STANDS = """
 select id from removal_removalrequest where id = %s and is_matching and withdrawn_at is null for no key update
 """
 
 FINISH = (
-    """with this as materialized (select round from removal_removalrequest where id = %(request)s),
+    """with this as materialized (
+    select round, clock_timestamp() planned_at from removal_removalrequest where id = %(request)s),
 new_request as (select id from removal_removalrequest where id = %(request)s and is_matching),
 new_disclosure as (select id from removal_disclosure where false),
-told as materialized (
-    select request_id, partner_id, array_agg(distinct x order by x) disclosures, max(items) items
-      from (select request_id, partner_id, disclosures,
-                   sum(item_count) over (partition by request_id, partner_id) items
-              from removal_matchedpiece where request_id = %(request)s and partner_id is not null) p
-      cross join unnest(p.disclosures) x
-     group by 1, 2),
-"""
+told as materialized ("""
+    + planning.TOGETHER.format(
+        parts="""(select request_id, partner_id, disclosures, item_count items
+                    from removal_matchedpiece where request_id = %(request)s and partner_id is not null) piece"""
+    )
+    + "),"
     + planning.NUMBER
 )
 
@@ -147,8 +142,7 @@ def advance(*, budget: timedelta) -> set[int]:
 
 def _plan_beside() -> None:
     if done := planning.plan_round():
-        for partner_id in done.partner_ids:
-            hints.hint_stream(partner_id=partner_id)
+        hints.hint_streams(done.partner_ids)
 
 
 @whole_step
@@ -170,7 +164,8 @@ def _match_piece() -> tuple[int, bool] | None:
         if found is None:
             return None
         request_id, after = found
-        cursor.execute(MATCH_PIECE, {"request": request_id, "after": after, "piece": PIECE, "ahead": AHEAD_OF_IT})
+        read_along_indexes(cursor)
+        cursor.execute(MATCH_PIECE, {"request": request_id, "after": after, "piece": PIECE})
         log.info("piece_matched", request_id=request_id, rows=cursor.rowcount)
         return request_id, cursor.rowcount == 0
 
@@ -180,6 +175,7 @@ def _finish(request_id: int) -> planning.Round | None:
     with connection.cursor() as cursor:
         if not planning.try_lock(cursor):
             return None
+        cursor.execute(LOCK_STREAMS, [request_id])
         cursor.execute(STANDS, [request_id])
         if cursor.fetchone() is None:
             return planning.Round(0, 0, 0, ())  # withdrawn meanwhile

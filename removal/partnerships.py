@@ -16,6 +16,7 @@ from partners.models import ApiKey, Endpoint, Partner, Secret, slug_validator
 from removal.models import Delivery, LogEntry, Stream
 from removal.models.subjects import USAGES
 from removal.transactions import whole_step
+from removal.why import UNSAID, Why
 
 
 class InvalidPartner(Exception):
@@ -32,23 +33,6 @@ class UnknownKey(Exception):
 
 class StillOnboarding(Exception):
     """A partner that is not live yet has nothing to pause: nothing is sent to it before it has passed the checks."""
-
-
-@dataclass(frozen=True)
-class Why:
-    """Why somebody did something to a partner, for the log: a word from a list, and the number of a ticket.
-
-    No words of one's own: the log is kept for ever, and names nobody.
-    """
-
-    reason: str = ""
-    ticket: str = ""
-
-    def as_ids(self) -> dict[str, str]:
-        return {name: value for name, value in vars(self).items() if value}
-
-
-UNSAID = Why()
 
 
 @dataclass(frozen=True)
@@ -224,7 +208,7 @@ def _let_verify(partner: Partner, *, after: timedelta) -> None:
 
 
 @whole_step
-def create_api_key(*, actor: str, source: str = "", slug: str | None = None) -> tuple[ApiKey, str]:
+def create_api_key(*, actor: str, source: str = "", slug: str | None = None, why: Why = UNSAID) -> tuple[ApiKey, str]:
     """Make a key for a platform's ``source`` or for a partner; returns it with its text, which is not kept.
 
     Raises UnknownPartner, or ValidationError for a source that is no slug.
@@ -234,12 +218,12 @@ def create_api_key(*, actor: str, source: str = "", slug: str | None = None) -> 
         key, text = ApiKey.create(source=source)
     else:
         key, text = ApiKey.create(partner=lock_partner(slug))
-    LogEntry.objects.create(actor=actor, action="api_key_created", about={"api_key": key.pk})
+    LogEntry.objects.create(actor=actor, action="api_key_created", about={"api_key": key.pk, **why.as_ids()})
     return key, text
 
 
 @whole_step
-def revoke_api_key(*, actor: str, prefix: str) -> bool:
+def revoke_api_key(*, actor: str, prefix: str, why: Why = UNSAID) -> bool:
     """End a key at once; returns whether that changed anything. Raises UnknownKey."""
     key = ApiKey.objects.select_for_update().filter(prefix=prefix).first()
     if key is None:
@@ -247,7 +231,7 @@ def revoke_api_key(*, actor: str, prefix: str) -> bool:
     if key.revoked_at:
         return False
     ApiKey.objects.filter(pk=key.pk).update(revoked_at=Now())
-    LogEntry.objects.create(actor=actor, action="api_key_revoked", about={"api_key": key.pk})
+    LogEntry.objects.create(actor=actor, action="api_key_revoked", about={"api_key": key.pk, **why.as_ids()})
     return True
 
 

@@ -4,22 +4,25 @@ The bytes are made once, at a message's first claim, and stored: nothing that ch
 """
 
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.db import connection
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from removal import wording
 from removal.identifiers import Identifiers
 
 MAX_BYTES = 256 * 1024  # of one message
 MAX_NOTICES_BYTES = MAX_BYTES - 1024  # of the notices in it: what is around them takes less than 1 KiB
 MAX_INLINE_ITEMS = 1000  # of one notice; longer lists are fetched from items_url
 MAX_INLINE_BYTES = 64 * 1024  # of one notice, so that a message always holds one
+READ_AT_ONCE = 1250  # notices: what is read beyond the messages that are asked for is thrown away
 MAX_COUNTED = 10_000  # targets of a request that are looked up to say how many of them a partner holds
 
 
@@ -47,7 +50,7 @@ class Notice(TypedDict):
     """
 
     sequence: Number
-    kind: Annotated[Name, Field(description="opt_out, deletion, recall, offboarding or reinstatement; more may come.")]
+    kind: Annotated[Name, Field(description="opt_out, deletion, recall, offboarding or reinstatement.")]
     request: Name
     items_total: Count
     reason: NotRequired[Name]
@@ -185,57 +188,6 @@ select n.sequence, l.name, sum(x.item_count)::bigint,
 """
 
 
-# The same as JSON, made where the rows are, of the notices that nearly all are: of one subject, none taken back, with
-# lists that fit into a message. What is missing here is read in the long way. Looked up one by one ("offset 0"), and
-# written by hand: most of what a full message costs is spent in this statement. `held` is a scalar, since a lateral
-# one is memoized, and no two are alike.
-ENCODED = """
-with notice as materialized (
-    select sequence, kind, request_id, item_count, respond_by, disclosures from removal_notice
-     where stream_id = %(stream)s and epoch = %(epoch)s and sequence between %(first)s and %(last)s
-       and withdrawn_at is null and kind <> 'reinstatement' and item_count <= %(inline)s),
-handed as materialized (
-    select n.disclosures, array_agg(l.id) releases, jsonb_object_agg(l.id, l.name) names
-      from (select distinct disclosures from notice) n
-      join removal_release l on l.id in (
-          select d.release_id from removal_disclosure d where d.id = any(n.disclosures))
-     group by 1)
-select sequence,
-       concat('{"sequence":', sequence, ',"kind":"', kind, '","request":"', public_id, '","items_total":', item_count,
-              ',"reason":', to_json(reason), ',"usages":', array_to_json(usages), ',"subject":', to_json(key),
-              ',"held":[', held, '],"received_at":"',
-              to_char(received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), '","respond_by":"',
-              to_char(respond_by at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), '"}') as encoded
-  from (
-    select n.sequence, n.kind, n.item_count, n.respond_by, a.public_id, a.reason, a.usages, a.received_at, a.key, (
-        select string_agg(concat('{"release":', h.names -> m.release_id::text,
-                                 ',"items_total":', cardinality(b.items),
-                                 ',"items":', array_to_json(b.items), '}'), ',' order by m.release_id)
-          from removal_manifestentry m
-          cross join lateral (
-              select coalesce(removal_items_in_both(m.items, a.items), m.items) items offset 0) b
-         where m.subject_id = a.subject_id and m.release_id = any(h.releases) and cardinality(b.items) > 0) held
-      from notice n
-      join handed h on h.disclosures = n.disclosures
-      cross join lateral (
-          select r.public_id, r.reason, r.usages, r.received_at, t.subject_id, t.items, s.key
-            from removal_removalrequest r
-            join removal_requesttarget t on t.request_id = r.id
-            join removal_subject s on s.id = t.subject_id
-           where r.id = n.request_id and r.target_count = 1 offset 0) a
-    offset 0) told
- where octet_length(held) + 2 <= %(bytes)s
-"""
-
-
-# Runs of them, put together as a message has them.
-RUNS = f"""
-select %(first)s + (sequence - %(first)s) / %(most)s * %(most)s as start, count(*),
-       string_agg(encoded, ',' order by sequence)
-  from ({ENCODED}) x group by 1
-"""
-
-
 def as_time(moment: datetime) -> str:
     """Write a time as the wire has it: RFC 3339, UTC, whole seconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -257,7 +209,7 @@ def read_notices(
                 part["items"] = items
             held.setdefault(sequence, []).append(part)
         cursor.execute(NOTICES, span)
-        return [_notice(row, held.get(row[0], []), names) for row in cursor.fetchall()]
+        return [_notice(row, held.get(row[0], []), names, epoch) for row in cursor.fetchall()]
 
 
 def read_encoded(
@@ -265,20 +217,26 @@ def read_encoded(
 ) -> list[bytes]:
     """Read a range of a stream as the JSON of each of its notices, in order. Hashed ones all go the long way."""
     names = identifiers or Identifiers.for_partner(stream_id)
-    span = {"stream": stream_id, "epoch": epoch, "first": first, "last": last}
     encoded: dict[int, bytes] = {}
     if names.is_raw:
-        with connection.cursor() as cursor:
-            cursor.execute(ENCODED, {**span, "inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES})
-            encoded = {sequence: text.encode() for sequence, text in cursor.fetchall()}
+        encoded = wording.read(
+            stream_id=stream_id,
+            epoch=epoch,
+            first=first,
+            last=last,
+            most_items=MAX_INLINE_ITEMS,
+            most_bytes=MAX_INLINE_BYTES,
+        )
     for start, end in _gaps(encoded, first=first, last=last):
         for notice in read_notices(stream_id=stream_id, epoch=epoch, first=start, last=end, identifiers=names):
             encoded[notice["sequence"]] = _encode(notice)
     return [encoded[sequence] for sequence in range(first, last + 1)]
 
 
-def _gaps(known: Container[int], *, first: int, last: int) -> Iterator[tuple[int, int]]:
+def _gaps(known: Collection[int], *, first: int, last: int) -> Iterator[tuple[int, int]]:
     """List the runs of numbers from ``first`` to ``last`` that are not known."""
+    if len(known) == last - first + 1:
+        return
     start = None
     for sequence in range(first, last + 1):
         if sequence not in known:
@@ -290,7 +248,8 @@ def _gaps(known: Container[int], *, first: int, last: int) -> Iterator[tuple[int
         yield start, last
 
 
-def _notice(row: tuple, held: list[Held], names: Identifiers) -> Notice:  # type: ignore[type-arg]  # a row of NOTICES
+def _notice(row: tuple[Any, ...], held: list[Held], names: Identifiers, epoch: int) -> Notice:
+    """Put a row of ``NOTICES`` into the form that its partner sees."""
     sequence, kind, reason, request, usages, items, received_at, respond_by, withdrawn_at = row[:9]
     subjects, subject, undoes, releases, subjects_held = row[9:]
     notice = Notice(sequence=sequence, kind=kind, request=names.request(request), items_total=items)
@@ -311,13 +270,13 @@ def _notice(row: tuple, held: list[Held], names: Identifiers) -> Notice:  # type
         notice["held"] = held
         if not all("items" in part for part in held) or len(_encode(held)) > MAX_INLINE_BYTES:
             notice["held"] = [Held(release=part["release"], items_total=part["items_total"]) for part in held]
-            notice["items_url"] = items_url(sequence)
+            notice["items_url"] = items_url(sequence, epoch=epoch)
     else:
         notice["releases"] = releases
         if subjects:  # an offboarding is about all of the releases: there is no list to fetch
             if subjects_held is not None:
                 notice["subjects_total"] = subjects_held
-            notice["items_url"] = items_url(sequence)
+            notice["items_url"] = items_url(sequence, epoch=epoch)
     notice["received_at"] = as_time(names.time(received_at))
     notice["respond_by"] = as_time(names.time(respond_by))
     return notice
@@ -327,8 +286,10 @@ def acknowledge_url() -> str:
     return f"{settings.PUBLIC_URL}/v1/acknowledgements"
 
 
-def items_url(sequence: int) -> str:
-    return f"{settings.PUBLIC_URL}/v1/stream/{sequence}/items"
+def items_url(sequence: int, *, epoch: int, **rest: str | int) -> str:
+    """Name the address of a notice's items. One that is kept must not list another notice's after a restore."""
+    query = urlencode(({"epoch": epoch} if epoch > 1 else {}) | rest)
+    return f"{settings.PUBLIC_URL}/v1/stream/{sequence}/items{'?' if query else ''}{query}"
 
 
 @dataclass(frozen=True)
@@ -348,51 +309,42 @@ def read_messages(
     last: int,
     max_notices: int,
     envelope: Envelope,
+    most: int | None = None,
     identifiers: Identifiers | None = None,
 ) -> list[Message]:
     """Read a range of a stream as messages of ``max_notices``, or of fewer where those would be too long.
 
-    ``identifiers`` are looked up where not given.
+    Reads no further than for ``most`` messages, where that is given. ``identifiers`` are looked up where not given.
     """
     names = identifiers or Identifiers.for_partner(stream_id)
     envelope = replace(envelope, now=names.time(envelope.now))
-    span = {"stream": stream_id, "epoch": envelope.epoch, "first": first, "last": last}
-    limits = {"inline": MAX_INLINE_ITEMS, "bytes": MAX_INLINE_BYTES, "most": max_notices}
-    runs: dict[int, tuple[int, bytes]] = {}
-    if names.is_raw:
-        with connection.cursor() as cursor:
-            cursor.execute(RUNS, {**span, **limits})
-            runs = {start: (count, text.encode()) for start, count, text in cursor.fetchall()}
-    messages = []
-    for start in range(first, last + 1, max_notices):
-        end = min(start + max_notices - 1, last)
-        count, run = runs.get(start, (0, b""))
-        if count == end - start + 1 and len(run) <= MAX_NOTICES_BYTES:
-            messages.append(_message(run, first=start, last=end, envelope=envelope))
-        else:
-            notices = read_encoded(stream_id=stream_id, epoch=envelope.epoch, first=start, last=end, identifiers=names)
-            messages += pack(notices, first=start, max_notices=max_notices, envelope=envelope)
+    messages: list[Message] = []
+    notices: list[bytes] = []  # from number ``first`` on: those that are in no message yet
+    for start in range(first, last + 1, READ_AT_ONCE):
+        end = min(last, start + READ_AT_ONCE - 1)
+        notices += read_encoded(stream_id=stream_id, epoch=envelope.epoch, first=start, last=end, identifiers=names)
+        packed = pack(notices, first=first, max_notices=max_notices, envelope=envelope)
+        if most is not None and (len(messages) + len(packed) > most or end == last):
+            return [*messages, *packed][:most]
+        if end < last:  # what follows may fit into the last one
+            notices = notices[packed[-1].first - first :]
+            first = packed.pop().first
+        messages += packed
     return messages
 
 
 def pack(notices: Sequence[bytes], *, first: int, max_notices: int, envelope: Envelope) -> list[Message]:
     """Put the JSON of notices, from number ``first`` on, into as few messages as the limits allow."""
     messages: list[Message] = []
-    batch: list[bytes] = []
-    size = 0
-
-    def close() -> None:
-        start = first + sum(message.last - message.first + 1 for message in messages)
-        messages.append(_message(b",".join(batch), first=start, last=start + len(batch) - 1, envelope=envelope))
-
-    for notice in notices:
-        if batch and (len(batch) == max_notices or size + len(notice) > MAX_NOTICES_BYTES):
-            close()
-            batch, size = [], 0
-        batch.append(notice)
-        size += len(notice) + 1
-    if batch:
-        close()
+    start = 0
+    while start < len(notices):
+        count = max_notices
+        while len(run := b",".join(notices[start : start + count])) > MAX_NOTICES_BYTES and count > 1:
+            count = min(count, len(notices) - start)
+            count = max(1, min(count - 1, count * MAX_NOTICES_BYTES // len(run)))
+        end = min(start + count, len(notices))
+        messages.append(_message(run, first=first + start, last=first + end - 1, envelope=envelope))
+        start = end
     return messages
 
 

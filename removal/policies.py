@@ -42,6 +42,7 @@ select w.kind, w.jurisdiction, c.id
 # What holds for a notice without a policy, beside NOTICE_RESPOND_WITHIN_DAYS.
 SENT_WITHIN = Term(24, "hours")
 RECEIVED_WITHIN = Term(3, "business days")
+OFFBOARDED_WITHIN = Term(10, "business days")  # a partner that leaves removes everything
 UTC_WEEKDAYS = Calendar(ZoneInfo("UTC"))
 
 
@@ -118,6 +119,7 @@ def notice_rules(*, now: datetime) -> dict[str, Any]:
         )
     return {
         "policies": Jsonb(rules),
+        "offboarded_by": deadlines.due(OFFBOARDED_WITHIN, start=now, calendar=UTC_WEEKDAYS),
         "send_by": deadlines.due(SENT_WITHIN, start=now, calendar=UTC_WEEKDAYS),
         "receive_by": deadlines.due(RECEIVED_WITHIN, start=now, calendar=UTC_WEEKDAYS),
         "respond_within": settings.NOTICE_RESPOND_WITHIN,

@@ -13,11 +13,12 @@ for ``all`` needs each usage there is, and those that may come. ``decide`` is th
 a set of them (docs/decisions/0007-who-prevails.md).
 
 An opt-out that is withdrawn ends, and what it took the place of is said anew (``intake.withdraw_request``); its log
-entry names both. History is never changed.
+entry names both. The same refusal said while it stands is kept behind it, as a line of history that ends where the
+opt-out's begins. History is never changed.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -185,7 +186,11 @@ def check_valid_from(choice: Choice, *, now: datetime) -> None:
 
 
 OPEN = """
-select p.subject_id, p.usage, p.source, p.id, p.value, p.valid_from, p.request_id is not null
+select p.subject_id, p.usage, p.source, p.id, p.value, p.valid_from, p.request_id is not null,
+       p.request_id is not null and exists (
+           select from removal_preference o
+            where o.subject_id = p.subject_id and o.usage = p.usage and o.source = p.source and o.value = p.value
+              and o.valid_to = p.valid_from and o.request_id is null)
   from removal_preference p where p.subject_id = any(%(subjects)s) and p.valid_to is null
 """
 CLOSE = """
@@ -204,7 +209,10 @@ select x.subject_id, x.usage, x.value, x.source, x.valid_from, x.valid_to
 
 @dataclass
 class _Row:
-    """A preference as it is, or will be, in the table; ``id`` None is one that this block adds."""
+    """A preference as it is, or will be, in the table; ``id`` None is one that this block adds.
+
+    ``is_said_too``: it is an opt-out's, and holds on without it, since the same was said beside it.
+    """
 
     subject_id: int
     usage: str
@@ -213,6 +221,7 @@ class _Row:
     value: str
     valid_from: datetime
     has_request: bool = False
+    is_said_too: bool = False
     valid_to: datetime | None = None
 
 
@@ -273,7 +282,7 @@ class _Said:
         before = of_subject.get((choice.usage, choice.source))
         begins = min(choice.valid_from or at, at)
         if before and before.value == choice.value:
-            return Answer.UNCHANGED
+            return self._say_too(before)
         if before and begins < before.valid_from:
             return Answer.TOO_LATE
         if before:
@@ -283,6 +292,15 @@ class _Said:
         row = _Row(subject_id, choice.usage, choice.source, None, choice.value, begins)
         of_subject[choice.usage, choice.source] = row
         self.added.append(row)
+        return Answer.CREATED
+
+    def _say_too(self, before: _Row) -> Answer:
+        """Keep what says the same as an opt-out behind it: there it is found when the opt-out is withdrawn."""
+        if not before.has_request or before.is_said_too or before.value != DISALLOW:
+            return Answer.UNCHANGED
+        before.is_said_too = True
+        behind = replace(before, id=None, has_request=False, valid_to=before.valid_from)
+        self.added.append(behind)
         return Answer.CREATED
 
 

@@ -79,7 +79,7 @@ def _sending(prospect: Prospect, *, now: datetime) -> str:
 def _answer(prospect: Prospect, *, now: datetime) -> str:
     if now > prospect.respond_by:
         word = "Overdue" if prospect.handling != "none" else "Silent, and overdue"
-        return f"{word} since {_at(prospect.respond_by)}: staff were told then, and the partner is reminded."
+        return f"{word} since {_at(prospect.respond_by)}: nothing more happens by itself."
     if prospect.handling == "none" and prospect.receive_by and now > prospect.receive_by:
         first = f"Silent: its receipt was due {_at(prospect.receive_by)}; the answer is due {_at(prospect.respond_by)}"
     elif prospect.handling == "none" and prospect.receive_by:

@@ -131,7 +131,8 @@ def record_recall(*, source: str, actor: str, recall: Recall, lines: Iterable[Li
         cursor.execute(STAGE)
         with cursor.copy("copy recalled from stdin") as copy:
             for line in lines:
-                copy.write_row((line.line, line.subject, line.items))
+                items = line.items and list(dict.fromkeys(line.items))  # an item named twice is meant once
+                copy.write_row((line.line, line.subject, items))
                 digest.update(json.dumps([line.subject, line.items]).encode())
         earlier = RemovalRequest.objects.filter(source=source, idempotency_key=recall.idempotency_key).first()
         if earlier:
@@ -144,6 +145,8 @@ def record_recall(*, source: str, actor: str, recall: Recall, lines: Iterable[Li
         cursor.execute(REFUSED, [LISTED])
         refused = [RefusedLine(*row) for row in cursor.fetchall()]
         if not accepted_count:
+            if not refused:
+                raise InvalidWish("body", "It has no lines. Send a line for each subject.")
             first = refused[0]
             raise InvalidWish("body", f"None of {refused_count} lines can be taken. Line {first.line}: {first.code}.")
         public_id = new_ulid()

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from django.conf import settings
 from django.db import connection
 
 from removal import delivery
@@ -17,6 +18,8 @@ log = structlog.get_logger()
 # waits four times as long each time, and stands aside after the fifth.
 AFTER_REAPING = timedelta(seconds=1)
 TRIES_BEFORE_ASIDE = 5
+# Who waits for an answer for so long waits for a partner that is slow, or is dead itself.
+SLOW = timedelta(seconds=1)
 
 REAP = """
 with lost as materialized (
@@ -62,7 +65,12 @@ def reap() -> int:
 
 
 DUE_PARTNERS = """
-select s.partner_id, s.failures > 0
+select s.partner_id,
+       case when s.failures > 0 then 'probe'
+            when exists (select from removal_delivery d
+                          where d.stream_id = s.partner_id and d.state = 'sending'
+                            and d.lease_until < clock_timestamp() + %(slow)s) then 'slow'
+            else 'prompt' end
   from removal_stream s
   join partners_partner p on p.id = s.partner_id and p.state = 'live'
   join partners_endpoint e on e.partner_id = s.partner_id and e.state = 'open'
@@ -73,20 +81,37 @@ select s.partner_id, s.failures > 0
     and e."window" > (select count(*) from removal_delivery d
                        where d.stream_id = s.partner_id
                          and (d.state = 'sending' or d.state = 'waiting' and not d.resent and not d.suspect)))
- order by s.partner_id
+   -- somebody is probing it
+   and not (s.failures > 0 and exists (
+            select from removal_delivery d where d.stream_id = s.partner_id and d.state = 'sending'))
+ order by s.failures > 0,
+          coalesce(s.probe_at, least((select min(d.due_at) from removal_delivery d
+                                       where d.stream_id = s.partner_id and d.state = 'waiting' and not d.resent),
+                                     (select min(d.due_at) from removal_delivery d
+                                       where d.stream_id = s.partner_id and d.state = 'waiting' and d.resent))),
+          s.partner_id
 """
 
 
 @dataclass(frozen=True)
 class DuePartner:
-    """A partner that is due something; ``is_probe`` where it has not answered its last try, and may keep us waiting."""
+    """A partner that is due something.
+
+    ``kind`` is "probe" where it has not answered its last try, and may keep us waiting, "slow" where somebody waits for
+    its answer, else "prompt". Hints send to prompt ones alone.
+    """
 
     partner_id: int
-    is_probe: bool
+    kind: str
 
 
 def due_partners() -> list[DuePartner]:
-    """List the partners that are due something now and have room in their window."""
+    """List the partners that are due something now and have room in their window.
+
+    Last those that have not answered, the longest due first: where there are more than can be probed at once, each has
+    its turn.
+    """
+    parameters: dict[str, Any] = {"slow": settings.DELIVERY_LEASE - SLOW}
     with connection.cursor() as cursor:
-        cursor.execute(DUE_PARTNERS)
+        cursor.execute(DUE_PARTNERS, parameters)
         return [DuePartner(*row) for row in cursor.fetchall()]

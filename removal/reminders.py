@@ -25,8 +25,9 @@ from removal.transactions import whole_step
 MOST_LISTED = 500  # numbers in one reminder, soonest first; ``due_total`` counts the others too
 AT_MOST_EVERY = timedelta(days=1)
 
-# Open notices of one stream that half of the time is over for, through its index of open ones. What the partner has
-# not been sent is none of its fault, and is not held against it.
+# Open notices of one stream that half of the time is over for, through its index of open ones. What is in no message
+# yet, and was not pulled, is left out. Whether a message has arrived is asked only of what is called silent: a partner
+# that cannot be reached, or refuses a message, is reminded of its notices all the same.
 DUE = """
 with due as materialized (
     select n.sequence, n.planned_at, n.respond_by, n.receive_by,
@@ -68,10 +69,15 @@ select s.partner_id
   join partners_endpoint e on e.partner_id = s.partner_id and e.state = 'open'
  where {IS_TIME} order by s.partner_id
 """
-LOCK = f"""
-select s.epoch, s.head, p.slug, clock_timestamp()
+LOCK = 0x52454D44  # "REMD": of two workers at once, one reminds a partner
+SEE = f"select s.epoch, s.reminded_at from removal_stream s where s.partner_id = %(stream)s and {IS_TIME}"
+# Behind the reading, which takes seconds where a million notices are open: whoever plans, sends or takes an answer
+# waits for the stream.
+LOCK_STREAM = """
+select s.head, p.slug, clock_timestamp()
   from removal_stream s join partners_partner p on p.id = s.partner_id
- where s.partner_id = %(stream)s and {IS_TIME} for no key update of s skip locked
+ where s.partner_id = %(stream)s and s.epoch = %(epoch)s and s.reminded_at is not distinct from %(seen)s::timestamptz
+   for no key update of s
 """
 # One that is under way is left to its end.
 DROP = """
@@ -119,17 +125,26 @@ def remind_partner(*, partner_id: int) -> bool:
     """Make a reminder, if it is time for one; of two workers at once, one does. Returns whether one was made."""
     stream: dict[str, Any] = {"stream": partner_id, "every": AT_MOST_EVERY}
     with connection.cursor() as cursor:
-        cursor.execute(LOCK, stream)
-        locked = cursor.fetchone()
-        if locked is None:
+        cursor.execute("select pg_try_advisory_xact_lock(%s, %s::int)", [LOCK, partner_id])
+        if not cursor.fetchone()[0]:
             return False
-        epoch, head, slug, now = locked
+        cursor.execute(SEE, stream)
+        seen = cursor.fetchone()
+        if seen is None:
+            return False
+        epoch, reminded_at = seen
         reminder = _read(cursor, partner_id)
         if not reminder.due:
             return False  # answered meanwhile, or not sent yet
+        names = Identifiers.for_partner(partner_id)
+        cursor.execute(LOCK_STREAM, stream | {"epoch": epoch, "seen": reminded_at})
+        locked = cursor.fetchone()
+        if locked is None:
+            return False  # reminded meanwhile, or restored
+        head, slug, now = locked
         cursor.execute(DROP, stream)
         dropped = cursor.rowcount
-        envelope = payload.Envelope(slug, epoch, head, Identifiers.for_partner(partner_id).time(now))
+        envelope = payload.Envelope(slug, epoch, head, names.time(now))
         body = payload.reminder(due=reminder.due, due_total=reminder.due_total, envelope=envelope)
         delivery_id = new_id()
         kept: dict[str, Any] = {"id": delivery_id, "epoch": epoch, "body": body, "digest": sha256(body).digest()}

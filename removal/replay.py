@@ -13,8 +13,9 @@ from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 from removal.models import LogEntry
-from removal.partnerships import UNSAID, Why, find_partner
+from removal.partnerships import find_partner
 from removal.transactions import whole_step
+from removal.why import UNSAID, Why
 
 BATCH = 10_000  # messages in one transaction
 
@@ -29,6 +30,10 @@ class Extent:
 
     messages: int
     notices: int
+
+    def __str__(self) -> str:
+        notices = f"{self.notices:,} notice{'' if self.notices == 1 else 's'}"
+        return f"{notices} in {self.messages:,} message{'' if self.messages == 1 else 's'}"
 
 
 # Messages that have ended, or that are waiting anyway, and touch the range or were delivered since a moment.

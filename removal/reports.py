@@ -17,19 +17,22 @@ class UnknownNotice(Exception):
     """This partner has been sent no notice with this number."""
 
 
-# A line per notice of a request. The delivery state is that of the message which carries its number, but a number that
-# was pulled is delivered; one that is in no message yet waits; messages to a partner that
-# is paused, or not live yet, are held.
-PARTNER_LINES = """
-select p.slug, n.sequence, n.kind,
-       case when n.withdrawn_at is not null and d.id is null then 'withdrawn'
+# The delivery state of a notice is that of the message which carries its number, but a number that was pulled is
+# delivered; one that is in no message yet waits; messages to a partner that is paused, or not live yet, are held. A
+# message that a person ended was not delivered.
+DELIVERY_OF = """case when n.withdrawn_at is not null and d.id is null then 'withdrawn'
             when n.epoch = s.epoch and s.pulled @> n.sequence then 'delivered'
+            when d.delivered_by = 'closed' then 'ended_by_hand'
             when coalesce(d.state, 'waiting') = 'waiting' and p.state <> 'live' then 'held'
-            else coalesce(d.state, 'waiting') end,
-       coalesce(d.attempts, 0), d.delivered_at,
+            else coalesce(d.state, 'waiting') end"""
+ARRIVED_AT = "case when d.delivered_by <> 'closed' then d.delivered_at end"
+
+# A line per notice of a request.
+PARTNER_LINES = f"""
+select p.slug, n.sequence, n.kind, {DELIVERY_OF}, coalesce(d.attempts, 0), {ARRIVED_AT},
        case when n.handling = 'none' and n.sequence <= s.received_through and n.epoch = s.epoch then 'received'
             else n.handling end,
-       n.acknowledged_at, n.respond_by, n.item_count, n.id, n.closed_at, coalesce(c.reason, '')
+       n.acknowledged_at, n.respond_by, n.item_count, n.id, n.closed_at, coalesce(c.reason, ''), n.withdrawn_at
   from removal_notice n
   join removal_stream s on s.partner_id = n.stream_id
   join partners_partner p on p.id = n.stream_id
@@ -63,6 +66,7 @@ class PartnerLine:
     notice_id: int
     closed_at: datetime | None = None
     closed_reason: str = ""
+    withdrawn_at: datetime | None = None
 
 
 def partner_lines(request: RemovalRequest) -> list[PartnerLine]:
@@ -247,7 +251,7 @@ select n.request_id, n.withdrawn_at is not null,
        array(select distinct d.release_id from removal_disclosure d where d.id = any(n.disclosures))
   from removal_notice n
   join removal_stream s on s.partner_id = n.stream_id and s.epoch = n.epoch
- where s.partner_id = %(partner)s and n.sequence = %(sequence)s
+ where s.partner_id = %(partner)s and s.epoch = %(epoch)s and n.sequence = %(sequence)s
    and (n.sequence <= s.packed_through or s.served @> n.sequence)
 """
 
@@ -290,14 +294,14 @@ class ItemPage:
     next_after: int | None
 
 
-def notice_items(*, partner_id: int, sequence: int, after: int, limit: int) -> ItemPage:
+def notice_items(*, partner_id: int, epoch: int, sequence: int, after: int, limit: int) -> ItemPage:
     """List what a partner holds of a notice's targets, by subject. None of it when the wish was withdrawn.
 
     In the identifiers that the partner is told today; a page of hashed ones is in their order, not in ours.
-    Raises UnknownNotice also for a number that exists and was neither sent nor pulled yet.
+    Raises UnknownNotice also for a number that exists and was neither sent nor pulled yet, or of another epoch.
     """
     with connection.cursor() as cursor:
-        cursor.execute(SENT_NOTICE, {"partner": partner_id, "sequence": sequence})
+        cursor.execute(SENT_NOTICE, {"partner": partner_id, "epoch": epoch, "sequence": sequence})
         notice = cursor.fetchone()
         if notice is None:
             raise UnknownNotice(sequence)

@@ -80,7 +80,7 @@ def make(*, requests: int, now: datetime, progress: Progress = lambda what, done
     _fill_ledger(requests, now, progress)
     _set_stage(requests, now)
     for first, last in _blocks(requests):
-        _record(first, last)
+        _run(RECORDED, {"first": first, "last": last, "batch": _batch(requests), "now": now})
         progress("requests and notices", last, requests)
     _run(("analyze",), {})  # or the statements below are planned for empty tables, and take minutes
     for number, character in enumerate(CAST, start=1):
@@ -183,12 +183,14 @@ select i, '01' || upper(lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12
        case when i <= h.answered_through then 'closed' else 'planned' end,
        case when i > h.answered_through then ''
             when h.is_partial and (i %% 10 = 7 or i %% 33 = 5) then 'partially_fulfilled' else 'fulfilled' end,
-       case when i <= h.answered_through then at + h.answers_within end, (i - 1) / 500 + 1
+       case when i <= h.answered_through
+            then least(at + h.answers_within + (%(batch)s / h.width + 2) * 6 * s.step, %(now)s) end, (i - 1) / 500 + 1
   from generate_series(%(first)s::bigint, %(last)s) i
   cross join sample_stage s
   cross join lateral (select s.started_at + i * s.step - interval '10 minutes' as at) t
   join (select release_no, min(answered_through) answered_through, max(answers_within) answers_within,
-               bool_or(is_partial) is_partial from sample_holder group by 1) h on h.release_no = (i - 1) %% 6
+               min(width) width, bool_or(is_partial) is_partial
+          from sample_holder group by 1) h on h.release_no = (i - 1) %% 6
 """
 TARGETS = """
 insert into removal_requesttarget (subject_id, request_id)
@@ -199,16 +201,21 @@ insert into removal_preference (subject_id, usage, value, source, valid_from, re
 select r.id, r.usages[1], 'disallow', 'explicit', r.received_at, r.id
   from removal_removalrequest r where r.id between %(first)s and %(last)s and r.kind = 'opt_out'
 """
-# Of the requests that a partner is told of, in their order: so many a turn of six, its own place within the turn.
+# Of the requests that a partner is told of, in their order: so many a turn of six, its own place within the turn. What
+# one message holds is answered at once, some time after the turn of its last notice.
 NOTICES = """
 insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round, planned_at,
                             respond_by, handling, acknowledged_at)
-select h.partner_id, 1, (r.id - 1) / 6 * h.width + h.place, r.id, r.kind, array[h.disclosure_id], 2, r.round,
+select h.partner_id, 1, n.sequence, r.id, r.kind, array[h.disclosure_id], 2, r.round,
        r.recorded_at, r.recorded_at + interval '30 days', a.handling,
        case when a.handling <> 'none'
-            then least(r.recorded_at + h.answers_within * (20 + r.id %% 80) / 100, clock_timestamp()) end
+            then least(s.started_at + (((n.batch_no + 1) * %(batch)s - 1) / h.width + 1) * 6 * s.step
+                       + h.answers_within * (20 + n.batch_no %% 80) / 100, %(now)s) end
   from removal_removalrequest r
+  cross join sample_stage s
   join sample_holder h on h.release_no = (r.id - 1) %% 6
+  cross join lateral (select (r.id - 1) / 6 * h.width + h.place as sequence) q
+  cross join lateral (select q.sequence, (q.sequence - 1) / %(batch)s batch_no) n
   cross join lateral (
       select case when r.id <= h.answered_through and h.is_partial and r.id %% 10 = 7 then 'partially_completed'
                   when r.id <= h.answered_through and h.is_partial and r.id %% 33 = 5 then 'rejected'
@@ -231,8 +238,7 @@ select 'api:sample', 'request_recorded', jsonb_build_object('request', r.id), r.
 """
 
 
-def _record(first: int, last: int) -> None:
-    _run((REQUESTS, TARGETS, PREFERENCES, NOTICES, NUMBERED), {"first": first, "last": last})
+RECORDED = (REQUESTS, TARGETS, PREFERENCES, NOTICES, NUMBERED)
 
 
 # --- what each partner was sent, and said ---
@@ -315,7 +321,8 @@ insert into removal_acknowledgement (stream_id, epoch, first_sequence, last_sequ
                                      outcomes, attestations, channel, key_prefix, text_digest, received_at)
 select stream_id, 1, min(sequence), max(sequence), 'in_progress', '', false, '{}', '[]', 'api', 'rk_sample',
        sha256('sample'), max(acknowledged_at)
-  from removal_notice where stream_id = %(partner)s and handling = 'in_progress' group by 1
+  from removal_notice where stream_id = %(partner)s and handling = 'in_progress'
+ group by stream_id, (sequence - 1) / %(batch)s
 """
 RECEIVED = """
 with said as (

@@ -5,6 +5,7 @@ connections. Results are recorded many at a time.
 """
 
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -35,24 +36,52 @@ MISSES = 3
 # A rate that allows the next message within this time is waited for; a slower one is left to the next sweep.
 WORTH_WAITING_SECONDS = 0.25
 
+# When the last messages of this process were answered, or failed, and when it last took a hint; by time.monotonic().
+_ended: deque[float] = deque(maxlen=100)
+_hinted: deque[float] = deque(maxlen=1)
 
-def drain(*, partner_id: int, budget: timedelta, patient: bool = True, probing: bool = True) -> bool:
+
+def is_busy() -> bool:
+    """Say whether this process sends as fast as it can, or takes one hint after the other.
+
+    One thread more would only take turns with those at work.
+    """
+    now = time.monotonic()
+    takes_hints = bool(_hinted) and now - _hinted[0] < 1
+    return takes_hints or (len(_ended) == _ended.maxlen and now - _ended[0] < 1)
+
+
+def take_hint() -> None:
+    """Note that this process is at work on a hint, and has not been long at it."""
+    _hinted.append(time.monotonic())
+
+
+def drain(
+    *,
+    partner_id: int,
+    budget: timedelta,
+    patient: bool = True,
+    probing: bool = True,
+    stopping: threading.Event | None = None,
+) -> bool:
     """Claim, send and record until the partner is due nothing or ``budget`` is spent; True when there may be more.
 
-    ``patient`` and ``probing`` are those of ``delivery.claim``.
+    ``patient`` and ``probing`` are those of ``delivery.claim``. Once ``stopping`` is set, nothing more is started.
     """
     end = time.monotonic() + budget.total_seconds()
+    if stopping and stopping.is_set():
+        return True
     claimed = _claim(partner_id=partner_id, patient=patient, probing=probing)
-    with _Sender() as sender:
+    with _Sender(stopping) as sender:
         while claimed.claims:
             crashpoint("after_claim_commit")
             following = _send_and_record(sender, claimed, partner_id=partner_id, probing=probing, end=end)
             if following is None:
-                return time.monotonic() >= end
+                return time.monotonic() >= end or sender.is_stopping
             claimed = following
             while not claimed.claims and claimed.after and claimed.after.total_seconds() <= WORTH_WAITING_SECONDS:
                 time.sleep(WORTH_WAITING_SECONDS)
-                if time.monotonic() >= end:
+                if time.monotonic() >= end or sender.is_stopping:
                     return True
                 claimed = _claim(partner_id=partner_id, patient=patient, probing=probing)
     return False
@@ -78,7 +107,7 @@ def _send_and_record(
     for done in sender.send_all(claimed.claims, end=end):
         crashpoint("after_response")
         answered |= any(not isinstance(result.outcome, webhook.Unreachable) for result in done.results)
-        if done.is_last and answered and time.monotonic() < end:
+        if done.is_last and answered and time.monotonic() < end and not sender.is_stopping:
             following = delivery.record_and_claim(
                 done.results, unsent=done.unsent, partner_id=partner_id, probing=probing
             )
@@ -101,7 +130,8 @@ class _Done:
 class _Sender:
     """A line to one partner for the time of one drain, and what was learnt of how fast it answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopping: threading.Event | None) -> None:
+        self.stopping = stopping
         self.line = webhook.Line(
             allow_http=settings.PARTNER_ALLOW_HTTP,
             allowed_networks=settings.PARTNER_ALLOWED_NETWORKS,
@@ -119,10 +149,15 @@ class _Sender:
         self.pool.shutdown()
         self.line.close()
 
+    @property
+    def is_stopping(self) -> bool:
+        return self.stopping is not None and self.stopping.is_set()
+
     def send_all(self, claims: Sequence[Claim], *, end: float) -> Iterator[_Done]:
         """Send claims, and yield results as they come in, with the claims that were given up unsent.
 
-        Nothing new is started after ``end`` (by time.monotonic()), or when the partner seems to be down.
+        Nothing new is started after ``end`` (by time.monotonic()), when the partner seems to be down, or when this
+        process is about to end.
         """
         queue = deque(claims)
         if flow.is_worth_asking(self.latencies, messages=len(claims)):
@@ -155,6 +190,7 @@ class _Sender:
 
     def _learn(self, results: Sequence[Result]) -> None:
         for result in results:
+            _ended.append(time.monotonic())
             self.latencies.append(result.outcome.latency.total_seconds())
             if result.verdict.is_answer:
                 self.misses = 0
@@ -165,7 +201,8 @@ class _Sender:
     def _give_up(self, queue: deque[Claim], *, end: float) -> list[Claim]:
         """Take what must not be started any more out of the queue."""
         now = time.monotonic()
-        if self.misses < MISSES and now < end and (not queue or time_left(queue[0]) > timedelta(0)):
+        is_in_time = now < end and (not queue or time_left(queue[0]) >= settings.DELIVERY_DEADLINE)
+        if is_in_time and self.misses < MISSES and not self.is_stopping:
             return []
         unsent = list(queue)
         queue.clear()

@@ -118,12 +118,13 @@ def _fault(answer: SignedAnswer, body: bytes) -> str:
         )
     except (signing.NotVerified, signing.KeyUnusable) as error:
         return f"the signature is not good: {getattr(error, 'code', 'key_unusable')}"
-    said = {hashlib.sha256(line).digest() for line in _lines_of(body)}
-    rows = Acknowledgement.objects.filter(signed_answer=answer).order_by("pk").values_list("pk", "text_digest")
-    for pk, digest in rows.iterator():
-        if bytes(digest) not in said:
-            return f"acknowledgement {pk} does not stand in it"
-    return ""
+    rows = Acknowledgement.objects.filter(signed_answer=answer).order_by("-pk").values_list("pk", "text_digest")
+    sought = {bytes(digest): pk for pk, digest in rows.iterator()}
+    for line in _lines_of(body):
+        if not sought:
+            break
+        sought.pop(hashlib.sha256(line).digest(), None)
+    return f"acknowledgement {min(sought.values())} does not stand in it" if sought else ""
 
 
 def _lines_of(body: bytes) -> Iterator[bytes]:

@@ -84,6 +84,11 @@ class Statement:
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
 
+    @property
+    def corrects(self) -> bool:
+        """Whether it is to take the place of a final word."""
+        return self.amends and self.is_terminal and bool(self.detail.strip())
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -135,9 +140,12 @@ class Answer:
         del self.refused[MAX_LISTED:]
 
 
-def line_text(line: Any) -> bytes:
-    """Write a member of a list as the line that it would be in NDJSON."""
-    return json.dumps(line).encode()
+def line_text(line: Any) -> bytes | None:
+    """Write a member of a list as the line that it would be in NDJSON; None for one that is nested too deep."""
+    try:
+        return json.dumps(line).encode()
+    except RecursionError:
+        return None
 
 
 def refuse_unknown(said: Statement | Wish) -> Refusal:
@@ -205,8 +213,7 @@ def refuse(statement: Statement, *, handling: str, items: int) -> Refusal | None
     refusal = refuse_alone(statement)
     if refusal:
         return refusal
-    corrects = statement.amends and statement.detail.strip()
-    if handling in TERMINAL and statement.is_terminal and statement.status != handling and not corrects:
+    if handling in TERMINAL and statement.is_terminal and statement.status != handling and not statement.corrects:
         message = f'You answered {handling} before; that stands. To correct it, send "amends": true and a detail.'
         return Refusal(statement.number, "already_answered", message, statement.line)
     total = sum(statement.outcomes.values())
@@ -236,13 +243,16 @@ def outcomes_of(statement: Statement, *, items: int) -> dict[str, int]:
     return dict(named) if sum(named.values()) == items else {}
 
 
-def repeats(statement: Statement, *, handling: str) -> bool:
-    """Whether a statement that may stand says nothing new: the same, or something that the notice is past already."""
-    corrects = statement.amends and statement.is_terminal and statement.status != handling
+def repeats(statement: Statement, *, handling: str, is_said: bool = False) -> bool:
+    """Whether a statement that may stand says nothing new: the same, or something that the notice is past already.
+
+    ``is_said``: word for word the same is the last that was said.
+    """
+    corrects = statement.corrects and not is_said
     return not corrects and RANK[statement.status] <= RANK[handling]
 
 
-def read_response(answer: bytes, *, first: int, last: int) -> Sequence[int]:
+def read_response(answer: bytes, *, epoch: int, first: int, last: int) -> Sequence[int]:
     """List, in order, which numbers of a message its response acknowledges: one object, or a list of them.
 
     Empty when any part of the response is not an acknowledgement: what cannot be read whole is not believed in part.
@@ -255,6 +265,8 @@ def read_response(answer: bytes, *, first: int, last: int) -> Sequence[int]:
     named: set[int] = set()
     for line in lines if isinstance(lines, list) else []:
         if not isinstance(line, dict) or line.get("status") not in SAID:
+            return ()
+        if line.get("epoch", epoch) != epoch or {"sequence", "through"} <= line.keys():
             return ()
         number = line.get("sequence", line.get("through"))
         if type(number) is not int or not first <= number <= last:  # True is an int, too

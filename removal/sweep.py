@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -21,14 +21,22 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.utils import timezone
 
-from removal import escalation, large, planning, recovery, reminders, sending, verification
+from removal import escalation, hints, large, planning, recovery, reminders, sending, verification
 
 log = structlog.get_logger()
 
 # Partners that a sweep sends to at once: one that hangs must not keep the others waiting.
-AT_ONCE = 4
-# Of these, so many may be partners that have not answered their last try: one that hangs takes its whole deadline.
-PROBES_AT_ONCE = 2
+AT_ONCE = 6
+# Of these, so many may be partners that have not answered their last try, since one that hangs takes its deadline, and
+# so many such that take their time.
+MOST_OF_A_KIND = {"probe": 2, "slow": 2}
+# How much of its time a process spends on looking for what the planner missed, at the most.
+RECONCILE_SHARE = 0.01
+# A process that sends as fast as it can, or takes one hint after the other, only hints at a partner, in so many sweeps
+# in a row: every further thread slows those that send. What no hint sends, sweeps do at once.
+LEFT_TO_HINTS = 5
+# What a process that ends waits for beyond the deadline of a try: its results must be on record.
+TIME_TO_RECORD_SECONDS = 2.0
 
 BEAT = """
 insert into removal_heartbeat (process, swept_at, reconciled_at, missed_notices)
@@ -62,11 +70,12 @@ class Sweeper:
         self.reconcile_at = time.monotonic() + reconcile_interval.total_seconds() * random.random()  # noqa: S311
         self.pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="sweep")
         self.draining: dict[int, Future[None]] = {}
+        self.kinds: dict[int, str] = {}  # of those in draining
+        self.due: dict[int, int] = {}  # by partner, in how many sweeps in a row
         self.verifier = ThreadPoolExecutor(
             max_workers=1, thread_name_prefix="verify"
         )  # one at a time may take a minute
         self.verifying: Future[None] | None = None
-        self.probing: set[int] = set()
         self.stopping = threading.Event()
         self.process = f"{socket.gethostname()}:{os.getpid()}"
         self.found: planning.Round | None = None  # by a reconcile that is not on record yet
@@ -78,14 +87,23 @@ class Sweeper:
             self.sweep()
 
     def stop(self) -> None:
+        """Start nothing new. What is being sent goes on."""
         self.stopping.set()
+
+    def finish(self) -> None:
+        """Stop, and wait for what is being sent: each try ends by its deadline. What is claimed beside is given back.
+
+        A process that ends without this looks as if its messages had killed it.
+        """
+        self.stop()
+        wait(list(self.draining.values()), timeout=settings.DELIVERY_DEADLINE.total_seconds() + TIME_TO_RECORD_SECONDS)
 
     def sweep(self) -> None:
         """Do one turn. Sending goes on in the pool when this returns, and no step keeps another from its turn."""
         steps: list[Callable[[], object]] = [recovery.reap, self._plan, self._send, self._match_large, self._verify]
         if time.monotonic() >= self.reconcile_at:
-            self.reconcile_at = time.monotonic() + self.reconcile_interval.total_seconds()
-            steps.append(self._reconcile)
+            self.reconcile_at = float("inf")  # until this one has ended
+            self.pool.submit(self._reconcile)
         if time.monotonic() >= self.deadlines_at:
             self.deadlines_at = time.monotonic() + self.deadlines_interval.total_seconds()
             steps.append(self._watch_deadlines)
@@ -102,10 +120,21 @@ class Sweeper:
         planning.plan(budget=self.interval)
 
     def _match_large(self) -> None:
-        large.advance(budget=self.interval)
+        hints.hint_streams(large.advance(budget=self.interval))
 
     def _reconcile(self) -> None:
-        self.found = planning.reconcile()
+        """Look for what the planner missed, beside the sweep: it takes the longer the more was ever planned."""
+        started = time.monotonic()
+        try:
+            self.found = planning.reconcile()
+        except Exception as error:  # noqa: BLE001
+            # The next one may find the database back.
+            log.error("reconcile_failed", error=type(error).__name__)  # noqa: TRY400
+        finally:
+            connection.close()
+            ended = time.monotonic()
+            pause = max(self.reconcile_interval.total_seconds(), (ended - started) / RECONCILE_SHARE)
+            self.reconcile_at = ended + pause
 
     def _watch_deadlines(self) -> None:
         """Beside the sweep: a mail server that hangs must keep no message waiting."""
@@ -114,26 +143,37 @@ class Sweeper:
 
     def _beat(self) -> None:
         """Leave word of this turn: what watches the service sees by it that somebody is at work."""
-        found: dict[str, Any] = {
+        found = self.found
+        parameters: dict[str, Any] = {
             "process": self.process,
-            "has_reconciled": self.found is not None,
-            "missed": self.found.notices if self.found else 0,
+            "has_reconciled": found is not None,
+            "missed": found.notices if found else 0,
             "quiet": self.reconcile_interval,
         }
         with connection.cursor() as cursor:
-            cursor.execute(BEAT, found)
-            if self.found:
-                cursor.execute(FORGET, found)
-        self.found = None
+            cursor.execute(BEAT, parameters)
+            if found:
+                cursor.execute(FORGET, parameters)
+        if self.found is found:  # no other one has ended meanwhile
+            self.found = None
 
     def _send(self) -> None:
         self.draining = {partner: future for partner, future in self.draining.items() if not future.done()}
-        self.probing &= self.draining.keys()
-        for due in recovery.due_partners():
-            if due.partner_id in self.draining or (due.is_probe and len(self.probing) >= PROBES_AT_ONCE):
+        self.kinds = {partner: kind for partner, kind in self.kinds.items() if partner in self.draining}
+        if self.stopping.is_set():
+            return
+        found = recovery.due_partners()
+        self.due = {due.partner_id: self.due.get(due.partner_id, 0) + 1 for due in found}
+        for due in found:
+            if due.partner_id in self.draining:
                 continue
-            if due.is_probe:
-                self.probing.add(due.partner_id)
+            if due.kind in MOST_OF_A_KIND:
+                if list(self.kinds.values()).count(due.kind) >= MOST_OF_A_KIND[due.kind]:
+                    continue
+            elif self.due[due.partner_id] <= LEFT_TO_HINTS and sending.is_busy():
+                hints.hint_stream(partner_id=due.partner_id)
+                continue
+            self.kinds[due.partner_id] = due.kind
             self.draining[due.partner_id] = self.pool.submit(self._drain, due.partner_id)
 
     def _verify(self) -> None:
@@ -154,7 +194,9 @@ class Sweeper:
 
     def _drain(self, partner_id: int) -> None:
         try:
-            sending.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, patient=False)
+            budget = settings.DRAIN_BUDGET
+            if sending.drain(partner_id=partner_id, budget=budget, patient=False, stopping=self.stopping):
+                hints.hint_stream(partner_id=partner_id)
         except Exception as error:  # noqa: BLE001
             # Its claims come back when their lease ends.
             log.error("drain_failed", partner_id=partner_id, error=type(error).__name__)  # noqa: TRY400

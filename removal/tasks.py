@@ -1,27 +1,52 @@
 """Celery's way in: ids by keyword, one call inward, no rules. Each may run twice, late or never."""
 
+import time
+from datetime import timedelta
+
 from celery import shared_task
 from django.conf import settings
 
 from removal import hints, large, planning, sending
 
+# A planner that was not at work for longer sends a lone notice by itself, and takes no longer.
+A_MOMENT = timedelta(seconds=1)
+
 
 @shared_task(name="removal.tasks.plan", ignore_result=True)
 def plan(**_newer: object) -> None:
-    """Match what is new, and hint at each stream that grew."""
-    planning.plan(budget=settings.DRAIN_BUDGET, tell=lambda partner_id: hints.hint_stream(partner_id=partner_id))
+    """Match what is new, and hint at each stream that grew; but one that grew by a lone notice is sent to from here."""
+    started = time.monotonic()
+    own: set[int] = set()
+
+    def tell(done: planning.Round) -> None:
+        sending.take_hint()  # each round is one more
+        told = own | set(done.partner_ids)
+        own.clear()
+        are_alone = done.notices == len(done.partner_ids)
+        if told and are_alone and time.monotonic() - started < A_MOMENT.total_seconds():
+            own.add(told.pop())
+        hints.hint_streams(told)
+
+    planning.plan(budget=settings.DRAIN_BUDGET, tell=tell)
+    for partner_id in own:
+        _drain(partner_id=partner_id, budget=A_MOMENT)
     # Only now, since it may take long: what was planned above is on its way by then.
-    for partner_id in large.advance(budget=settings.DRAIN_BUDGET):
-        hints.hint_stream(partner_id=partner_id)
+    hints.hint_streams(large.advance(budget=settings.DRAIN_BUDGET))
 
 
 @shared_task(name="removal.tasks.drain_stream", ignore_result=True)
 def drain_stream(*, partner_id: int, **_newer: object) -> None:
-    """Send what one partner is due, unless it has not answered its last try: then it is for the sweep to find out.
+    """Send what one partner is due."""
+    sending.take_hint()
+    _drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET)
+
+
+def _drain(*, partner_id: int, budget: timedelta) -> None:
+    """Send to a partner, unless it has not answered its last try: then it is for the sweep to find out.
 
     A hint comes with each new notice, and a partner that hangs would hold one task after another for its deadline.
     """
-    if sending.drain(partner_id=partner_id, budget=settings.DRAIN_BUDGET, probing=False):
+    if sending.drain(partner_id=partner_id, budget=budget, probing=False):
         hints.hint_stream(partner_id=partner_id)
 
 

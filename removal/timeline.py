@@ -56,12 +56,30 @@ wish as (
     select l.slug, l.sequence, x.id, x.asked_at, x.decided_at
       from line l join removal_extension x
         on x.stream_id = l.stream_id and x.epoch = l.epoch and x.sequence = l.sequence),
+by_staff as materialized (
+    select id, at, action from removal_logentry
+     where about ->> 'request' = %(public_id)s and about ? 'request' and actor like 'staff:%%'
+       and action <> 'request_extended'),
 entry(at, kind, id, slug, sequence) as (
-    select x.at, x.kind, r.id::text, '', 0
+    select x.at, x.kind, x.id::text, '', 0
       from removal_removalrequest r
-     cross join lateral (values (r.received_at, 'received'), (r.withdrawn_at, 'withdrawn'), (r.closed_at, 'closed'),
-                                (r.ended_at, 'ended')) x(at, kind)
+      left join by_staff w on w.action = 'request_withdrawn'
+     cross join lateral (
+          values (r.received_at, 'received', r.id), (r.closed_at, 'closed', r.id), (r.ended_at, 'ended', r.id),
+                 (r.withdrawn_at, case when w.id is null then 'withdrawn' else 'withdrawn by staff' end,
+                  coalesce(w.id, r.id))) x(at, kind, id)
      where r.id = %(request)s and x.at is not null
+    union all
+    -- What its row does not say any more since it was opened again …
+    select x.at, x.kind, g.id::text, '', 0
+      from removal_logentry g
+     cross join lateral (
+          values ((g.about ->> 'closed_at')::timestamptz, 'closed before'), (g.at, 'reopened')) x(at, kind)
+     where g.action = 'request_reopened' and g.about ->> 'request' = %(public_id)s
+    union all
+    -- … or since another answer changed its outcome, which is rare.
+    select (about ->> 'closed_at')::timestamptz, 'closed before', id::text, '', 0
+      from removal_logentry where action = 'request_outcome_changed' and about ->> 'request' = %(public_id)s
     union all
     select planned_at, 'planned', id::text, slug, sequence from line
     union all
@@ -120,10 +138,7 @@ entry(at, kind, id, slug, sequence) as (
     union all
     select raised_at, 'escalated', id::text, '', 0 from removal_escalation where request_id = %(request)s
     union all
-    select at, 'staff', id::text, '', 0
-      from removal_logentry
-     where about ->> 'request' = %(public_id)s and about ? 'request' and actor like 'staff:%%'
-       and action <> 'request_extended')
+    select at, 'staff', id::text, '', 0 from by_staff where action <> 'request_withdrawn')
 select distinct on (at, kind, id) at, kind, id, slug, sequence
   from entry
  where %(at)s::timestamptz is null or (at, kind, id) < (%(at)s::timestamptz, %(kind)s, %(id)s)
@@ -146,6 +161,9 @@ ROWS: dict[str, type[Model]] = {
     "extended": RequestExtension,
     "escalated": Escalation,
     "staff": LogEntry,
+    "withdrawn by staff": LogEntry,
+    "closed before": LogEntry,
+    "reopened": LogEntry,
 }
 
 
@@ -228,8 +246,17 @@ def _tell(kind: str, row: Any, request: RemovalRequest) -> Told:
             return Told("received", request.source, f"Received: {request.get_kind_display()}, {_reason(request)}.")
         case "withdrawn":
             return Told("withdrawn", request.source, "Withdrawn: the wish was taken back.")
+        case "withdrawn by staff":
+            return Told("withdrawn", row.actor, f"Withdrawn: the wish was taken back{_why(row)}.")
         case "closed":
             return Told(request.outcome, "worker", f"Closed: {request.get_outcome_display()}.")
+        case "closed before":
+            outcome = row.about["outcome"]
+            return Told(outcome, "worker", f"Closed: {RemovalRequest.Outcome(outcome).label}.")
+        case "reopened":
+            is_late = row.actor == "planner"
+            why = "a later handover holds its content" if is_late else "after a restore, partners are asked again"
+            return Told("planned", row.actor, f"Reopened: {why}.")
         case "ended":
             return Told("ended", request.source, "Ended by a later request: handovers from here on are not covered.")
         case "planned":
@@ -265,9 +292,14 @@ def _tell(kind: str, row: Any, request: RemovalRequest) -> Told:
             text = f"Its date moves from {_at(row.first_respond_by)} to {_at(row.respond_by)}{told}."
             return Told("extended", row.actor, text, row.reason)
         case "escalated":
-            text = f"{row.level} % of the time to {_at(row.respond_by)} were over: staff are told."
+            told = f"staff were told {_at(row.bundled_at)}" if row.bundled_at else "staff have not been told yet"
+            text = f"{row.level} % of the time to {_at(row.respond_by)} were over: {told}."
             return Told("due_soon" if row.level < 100 else "overdue", "worker", text)
-    return Told("staff", row.actor, f"{row.action.replace('_', ' ').capitalize()}.")
+    return Told("staff", row.actor, f"{row.action.replace('_', ' ').capitalize()}{_why(row)}.")
+
+
+def _why(entry: LogEntry) -> str:
+    return f": {entry.about['reason'].replace('_', ' ')}" if entry.about.get("reason") else ""
 
 
 def _reason(request: RemovalRequest) -> str:
@@ -298,7 +330,7 @@ def _answered(answer: Acknowledgement) -> Told:
     if answer.outcomes:
         parts.append(", ".join(f"{count} {outcome}" for outcome, count in sorted(answer.outcomes.items())))
     if claims := [str(claim.get("claim", "")) for claim in answer.attestations if isinstance(claim, dict)]:
-        parts.append(f"attested: {', '.join(claims)}")
+        parts.append(f"attested: {', '.join(claim.replace('_', ' ') for claim in claims)}")
     signed = "signed" if answer.signed_answer_id else "not signed"
     parts.append(f"{answer.get_channel_display()}, {signed}")
     return Told(answer.status, "partner", f"Says: {'; '.join(parts)}.")

@@ -6,6 +6,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from django.db import OperationalError, connection, transaction
+from django.db.backends.utils import CursorWrapper
 from psycopg.errors import DeadlockDetected, SerializationFailure
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
 
@@ -25,6 +26,14 @@ def one_transaction() -> Iterator[None]:
             with connection.cursor() as cursor:
                 cursor.execute("set transaction isolation level read committed")
         yield
+
+
+def read_along_indexes(cursor: CursorWrapper) -> None:
+    """For the rest of the transaction, have the first rows in an index's order read along it, and no others.
+
+    With statistics from before rows came, the database thinks that they are few, and that it may as well sort them all.
+    """
+    cursor.execute("set local enable_bitmapscan = off")
 
 
 def whole_step(step: Callable[P, T]) -> Callable[P, T]:

@@ -25,9 +25,9 @@ from partners.onboarding import Check
 from partners.signing import SigningKey
 from removal import hints, partnerships, payload
 from removal.models import Incident, LogEntry, Stream
-from removal.partnerships import UNSAID, Why
 from removal.statements import read_response
 from removal.transactions import whole_step
+from removal.why import UNSAID, Why
 
 log = structlog.get_logger()
 
@@ -164,6 +164,7 @@ def _finish(*, actor: str, trial: _Trial, checks: Sequence[Check]) -> Verificati
         effect = Effect.NONE
         if partner.state != Partner.State.ONBOARDING and not endpoint.pending_url:
             _open_incident(partner)
+            effect = Effect.INCIDENT
     if endpoint.verify_due_at and endpoint.verify_due_at <= trial.started_at:
         endpoint.verify_due_at = None
     if holds_lease:
@@ -297,7 +298,7 @@ def _sample(slug: str, *, now: datetime) -> bytes:
 
 def _read_receipt(answer: bytes) -> object:
     """Read which numbers an answer acknowledges, and how: nothing, unless it is an acknowledgement of number 1."""
-    if not read_response(answer, first=1, last=1):
+    if not read_response(answer, epoch=0, first=1, last=1):
         return None
     body = json.loads(answer)
     return [

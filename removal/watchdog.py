@@ -73,7 +73,8 @@ class Watchdog:
         if not _ending.value:  # or else another process of this worker has seen to it
             _ending.value = 1
             log.error("worker_not_consuming", worker=self.main_process, pulses=self.unheard)
-            self._end(signal.SIGTERM)  # in order: messages on their way are finished first
+            # In order: its tasks end by themselves, and so does what its sweeps have on its way (Sweeper.finish).
+            self._end(signal.SIGTERM)
             time.sleep(_grace_seconds())
             self._end(signal.SIGKILL)
 

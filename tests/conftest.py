@@ -77,6 +77,14 @@ def _tables_are_emptied() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _at_rest() -> None:
+    """Let no test find this process at work on the hints of the one before."""
+    sending = import_module("removal.sending")  # this file is imported before there are settings, too
+    sending._hinted.clear()
+    sending._ended.clear()
+
+
 @pytest.fixture
 def loopback_partners(settings: Settings) -> None:
     """Let messages go to receivers on this machine."""

@@ -4,6 +4,6 @@ import os
 
 os.environ.setdefault("DATABASE_URL", "postgresql:///types")
 os.environ.setdefault("SECRET_KEY", "types")
-os.environ.setdefault("ENCRYPTION_KEYS", "types")
+os.environ.setdefault("ENCRYPTION_KEYS", "dHlwZXMgdHlwZXMgdHlwZXMgdHlwZXMgdHlwZXMgdHk=")  # no secret: "types types …"
 
 from removal.config.settings import *  # noqa: F403

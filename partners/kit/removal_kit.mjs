@@ -12,8 +12,8 @@ import { setTimeout as wait } from "node:timers/promises";
 export const TOLERANCE_SECONDS = 300;
 export const MAX_SIGNATURES = 8; // rotation needs two a version; a longer list is somebody making us work
 export const MAX_BODY_BYTES = 1024 * 1024;
+const PAUSE_SECONDS = 1; // before asking for more, where the answer was "nothing" and came at once
 const KINDS = new Set(["opt_out", "deletion", "recall", "offboarding", "reinstatement"]);
-const TYPES = new Set(["removal.notices", "removal.ping", "removal.reminder"]);
 
 /** Whatever went wrong. `code` is stable: programs go by it. `status` is the service's answer, 0 without one. */
 export class KitError extends Error {
@@ -101,7 +101,7 @@ function isSignedBy(rawKey, content, signature) {
 
 // --- parse ---
 
-/** Read a verified message: `{type, epoch, notices, data}`. `notices` is empty in a ping and in a reminder.
+/** Read a verified message: `{type, epoch, notices, data}`. `notices` is empty in all types but `removal.notices`.
 
    Throws `Unreadable`, also when it is another partner's. Unknown fields are ignored. */
 export function parse(body, partner) {
@@ -110,7 +110,6 @@ export function parse(body, partner) {
   const [type, data] = [get(message, "type", "string"), get(message, "data", "object")];
   // One Ed25519 key signs for all partners: only this says that the message is for us.
   if (get(data, "partner", "string") !== partner) throw new Unreadable("wrong_partner", "this message is for another partner");
-  if (!TYPES.has(type)) throw new Unreadable("unknown_type", "this file does not know this type of message; get a newer one");
   return readData(data, type);
 }
 
@@ -130,7 +129,8 @@ export function readData(data, type = "removal.notices") {
 
    It is known for ever by (epoch, sequence). `items` are distinct [subject, item] pairs; where `itemsUrl` is set,
    `client.items(itemsUrl)` lists them instead. Of an offboarding nothing is listed: it is everything of `releases`.
-   `withdrawn` means that it was taken back before you heard of it: nothing to do but to answer. */
+   A reinstatement has no items: answer it completed without outcomes. `withdrawn` means that it was taken back before
+   you heard of it: nothing to do, and no answer is due. */
 export function readNotice(raw, epoch) {
   const [sequence, kind, itemsTotal] = [get(raw, "sequence", "number"), get(raw, "kind", "string"), get(raw, "items_total", "number")];
   // "completed" must not be said to what nobody understood.
@@ -261,8 +261,9 @@ const respond = (status, document) => ({ status, headers: { "content-type": "app
 
 /** The service, as a partner calls it. Each call may be repeated, retries by itself, and rejects with `ServiceFailed`.
 
-   `signingKey` (whsk_) signs acknowledgements; register its public key with the service first. `attempts` are made in
-   all, with growing waits of up to `longestWait` seconds. No redirect sees the key. */
+   `signingKey` (whsk_ and the base64 of a 32-byte Ed25519 seed) signs acknowledgements; register its public key with
+   the service first. `attempts` are made in all, with growing waits of up to `longestWait` seconds. No redirect sees
+   the key. */
 export class Client {
   #apiKey;
   #seed;
@@ -312,11 +313,12 @@ export class Client {
 
   /** Yield messages of the notices behind number `after` of `epoch`; when the stream is in another, of all.
 
-     Goes on for ever, asking anew every `wait` seconds; with `wait: 0` it ends where the stream ends now. Asking for the
-     next message tells the service that you have this one: commit its notices, `epoch` and last sequence first, and begin
-     there the next time. */
+     Goes on for ever, asking anew every `wait` seconds; with `wait: 0` it ends when nothing follows any more. Asking for
+     the next message tells the service that you have this one, the last one included: commit its notices, `epoch` and
+     last sequence first, and begin there the next time. */
   async *pull({ after = 0, epoch = null, wait = 20, limit = 100 } = {}) {
     for (;;) {
+      const askedAt = performance.now();
       const path = `/v1/stream?after=${after}&limit=${limit}&wait=${wait}${epoch && after ? `&epoch=${epoch}` : ""}`;
       let page = null;
       try {
@@ -333,8 +335,11 @@ export class Client {
       if (message.notices.length) {
         yield message;
         after = message.notices.at(-1).sequence;
+      } else if (!wait) {
+        return;
+      } else if (performance.now() - askedAt < wait * 500) {
+        await this.sleep(PAUSE_SECONDS); // too many wait at the service, and we were sent away
       }
-      if (!wait && !page.next) return;
     }
   }
 

@@ -34,8 +34,8 @@ TOLERANCE_SECONDS = 300
 MAX_SIGNATURES = 8  # rotation needs two a version; a longer list is somebody making us work
 MAX_BODY_BYTES = 1024 * 1024
 MAX_NUMBER = 2**53 - 1  # beyond it, JSON means different numbers to different readers
+PAUSE_SECONDS = 1  # before asking for more, where the answer was "nothing" and came at once
 KINDS = frozenset({"opt_out", "deletion", "recall", "offboarding", "reinstatement"})
-TYPES = frozenset({"removal.notices", "removal.ping", "removal.reminder"})
 
 Headers = Union[Mapping[str, str], Iterable[tuple[str, str]]]
 Response = tuple[int, dict[str, str], bytes]
@@ -222,7 +222,8 @@ class Notice:
     """One thing to do, known for ever by ``(epoch, sequence)``.
 
     ``items`` are distinct (subject, item) pairs; where ``items_url`` is set, ``Client.items(items_url)`` lists them
-    instead. Of an ``offboarding`` nothing is listed: it is everything of ``releases``. ``raw`` is the JSON as it came.
+    instead. Of an ``offboarding`` nothing is listed: it is everything of ``releases``. A ``reinstatement`` has no
+    items: answer it ``completed`` without outcomes. ``raw`` is the JSON as it came.
     """
 
     epoch: int
@@ -233,13 +234,13 @@ class Notice:
     items: tuple[tuple[str, str], ...]
     items_url: str | None
     releases: tuple[str, ...]
-    withdrawn: bool  # taken back before you heard of it: nothing to do but to answer
+    withdrawn: bool  # taken back before you heard of it: nothing to do, and no answer is due
     raw: dict[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Message:
-    """``notices`` is empty in a ping and in a reminder, whose facts are in ``data``."""
+    """``notices`` is empty in a ping, in a reminder, whose facts are in ``data``, and in types that came later."""
 
     type: str
     epoch: int
@@ -256,8 +257,6 @@ def parse(body: bytes, partner: str) -> Message:
     # One Ed25519 key signs for all partners: only this says that the message is for us.
     if _get(data, "partner", str) != partner:
         raise Unreadable("wrong_partner", "this message is for another partner")
-    if type_ not in TYPES:
-        raise Unreadable("unknown_type", "this file does not know this type of message; get a newer one")
     return read_data(data, type_)
 
 
@@ -430,8 +429,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class Client:
     """The service, as a partner calls it. Each call may be repeated, retries by itself, and raises ``ServiceFailed``.
 
-    ``signing_key`` (``whsk_``) signs acknowledgements; register its public key with the service first. ``attempts`` are
-    made in all, with growing waits of up to ``longest_wait`` seconds. No proxy and no redirect sees the key.
+    ``signing_key`` (``whsk_`` and the base64 of a 32-byte Ed25519 seed) signs acknowledgements; register its public key
+    with the service first. ``attempts`` are made in all, with growing waits of up to ``longest_wait`` seconds. No proxy
+    and no redirect sees the key.
     """
 
     base_url: str
@@ -478,16 +478,16 @@ class Client:
     def pull(self, after: int = 0, epoch: int | None = None, wait: int = 20, limit: int = 100) -> Iterator[Message]:
         """Yield messages of the notices behind number ``after`` of ``epoch``; when the stream is in another, of all.
 
-        Goes on for ever, asking anew every ``wait`` seconds; with ``wait=0`` it ends where the stream ends now. Asking
-        for the next message tells the service that you have this one: commit its notices, ``epoch`` and last sequence
-        first, and begin there the next time.
+        Goes on for ever, asking anew every ``wait`` seconds; with ``wait=0`` it ends when nothing follows any more.
+        Asking for the next message tells the service that you have this one, the last one included: commit its notices,
+        ``epoch`` and last sequence first, and begin there the next time.
         """
         while True:
+            asked_at = time.monotonic()
             path = f"/v1/stream?after={after}&limit={limit}&wait={wait}"
             try:
                 text, _ = self._ask(path + (f"&epoch={epoch}" if epoch and after else ""), wait=wait)
-                page = _read_json(text)
-                message = read_data(page)
+                message = read_data(_read_json(text))
                 is_another = epoch not in {None, message.epoch}
             except ServiceFailed as error:
                 if error.status != 409 or not after:
@@ -500,8 +500,10 @@ class Client:
             if message.notices:
                 yield message
                 after = message.notices[-1].sequence
-            if not wait and not page.get("next"):
+            elif not wait:
                 return
+            elif time.monotonic() - asked_at < wait / 2:
+                self.sleep(PAUSE_SECONDS)  # too many wait at the service, and we were sent away
 
     def public_keys(self, now: float | None = None) -> list[str]:
         """List the service's ``whpk_`` keys that are not retired. However often it is called, it asks once a minute."""

@@ -3,7 +3,11 @@
 import json
 import logging
 import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 from partners.reference import work
 from partners.reference.client import NO_USABLE_ANSWER, Service
@@ -61,6 +65,14 @@ def fetch_items(partner: Partner, service: Service) -> bool:
     return all_came
 
 
+def _batches(waiting: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut answers into batches of one epoch each: what is refused is named by its number alone."""
+    for _, of_epoch in groupby(waiting, key=itemgetter(0)):
+        rows = list(of_epoch)
+        for first in range(0, len(rows), ANSWERS_IN_A_BATCH):
+            yield rows[first : first + ANSWERS_IN_A_BATCH]
+
+
 def post_answers(partner: Partner, service: Service) -> bool:
     """Post each waiting answer once, in batches, and write down what the service said to it.
 
@@ -70,12 +82,11 @@ def post_answers(partner: Partner, service: Service) -> bool:
         "SELECT epoch, sequence, acknowledgement FROM answers WHERE state = 'waiting' ORDER BY epoch, sequence"
     )
     all_settled = True
-    for first in range(0, len(waiting), ANSWERS_IN_A_BATCH):
-        batch = waiting[first : first + ANSWERS_IN_A_BATCH]
+    for batch in _batches(waiting):
         try:
             refused = service.acknowledge([json.loads(acknowledgement) for _, _, acknowledgement in batch])
         except NO_USABLE_ANSWER as error:
-            log.warning("%d answers must wait: %s", len(waiting) - first, error)
+            log.warning("answers must wait: %s", error)
             return False
         with partner.store.transaction() as db:
             for epoch, sequence, _ in batch:

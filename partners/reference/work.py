@@ -31,6 +31,7 @@ def complete(
     not_found = len(items) - removed
     acknowledgement = {
         "sequence": sequence,
+        "epoch": epoch,
         "status": "completed",
         "completed_at": utc_text(now),
         "outcomes": {name: n for name, n in (("removed", removed), ("not_found", not_found)) if n},

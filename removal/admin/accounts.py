@@ -6,11 +6,13 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import Group, User
 from django.http import HttpRequest
+from django.shortcuts import redirect
 from django_otp.plugins.otp_static import admin as _static_devices  # noqa: F401  # they register themselves, once
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp import admin as _totp_devices  # noqa: F401
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
+from removal.admin.actions import ask_proof
 from removal.models import LogEntry
 
 # Roles are made by migrations, so that everybody's "operator" may do the same; second factors are everybody's own.
@@ -32,6 +34,20 @@ class AccountAdmin(UserAdmin):  # type: ignore[type-arg]  # generic only in the 
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return self._first_proof(request) or super().changeform_view(request, *args, **kwargs)
+
+    def user_change_password(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return self._first_proof(request) or super().user_change_password(request, *args, **kwargs)
+
+    def _first_proof(self, request: HttpRequest) -> Any:
+        """Ask whoever may touch accounts who they are: a new one could be the second person for a waiver."""
+        if not self.has_view_or_change_permission(request):
+            return None
+        asked = ask_proof(request, title="Accounts: first your password")
+        is_answer = "proof-password" in request.POST
+        return asked or (redirect(request.get_full_path()) if is_answer else None)
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         _log(request, "staff_added", obj)

@@ -31,6 +31,7 @@ from removal import staff
 from removal.config import unsent
 from removal.config.site import code_field, is_proven, prove
 from removal.models import Confirmation
+from removal.why import Why
 
 # So many rows at once; more is work for a command.
 MOST_ROWS = 200
@@ -54,6 +55,11 @@ class Act:
     @property
     def actor(self) -> str:
         return f"staff:{self.user_id}"
+
+    @property
+    def why(self) -> Why:
+        """What was said in a ``WhyForm``."""
+        return Why(self.said.get("reason", ""), self.said.get("ticket", ""))
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,28 @@ class ReasonForm(forms.Form):
         super().__init__(*args, **kwargs)
         choices: Any = self.fields["reason"]
         choices.choices = self.reasons
+
+
+class WhyForm(forms.Form):
+    """Why, as the log keeps it. Set ``reasons`` in a subclass."""
+
+    reasons: Sequence[tuple[str, str]] = ()
+
+    reason = forms.ChoiceField(label="Why", widget=forms.RadioSelect)
+    ticket = forms.RegexField(
+        r"\A[A-Za-z0-9#/_-]+\Z",
+        label="Ticket",
+        max_length=40,
+        required=False,
+        help_text="The number under which you keep the rest, such as OPS-1234. The log is kept for ever: name nobody.",
+        error_messages={"invalid": "Write the number of a ticket only: letters, digits, # / _ and -."},
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        choices: Any = self.fields["reason"]
+        choices.choices = self.reasons
+        self.order_fields([name for name in self.fields if name not in {"reason", "ticket"}])
 
 
 @dataclass(frozen=True)
@@ -156,6 +184,18 @@ class ProofForm(forms.Form):
         return self.cleaned_data
 
 
+def ask_proof(request: HttpRequest, *, title: str) -> TemplateResponse | None:
+    """Ask for the password, and code, unless they were just given, by the answer to this page or before."""
+    if is_proven(request):
+        return None
+    proof = ProofForm(request, request.POST if "proof-password" in request.POST else None)
+    if not proof.is_valid():
+        page = {**admin.site.each_context(request), "title": title, "proof": proof}
+        return TemplateResponse(request, "admin/removal/prove.html", page)
+    prove(request)
+    return None
+
+
 def may(request: HttpRequest, action: Action) -> bool:
     return request.user.has_perm(action.permission)
 
@@ -176,7 +216,7 @@ def confirm(
             prove(request)
             proof = None
         act = Act(request, _user_id(request), rows, form.cleaned_data)
-        effect = _effect(request, action, act)
+        effect = _effect(action, act)
         if effect and request.POST.get("effect") != effect:
             context = _context(request, action, rows, back=back, opts=opts)
             context |= {"form": form, "proof": None, "token": token, "effect": effect}
@@ -188,6 +228,8 @@ def confirm(
         if answer is not None:
             return answer if isinstance(answer, HttpResponseBase) else redirect(back)
         proof, token = None, uuid.uuid4()  # not done: the page comes again, with what was written
+    if proof is not None and not form.is_valid():
+        proof = ProofForm(request)  # to be filled in again: the page would check it, which uses the code up
     context = _context(request, action, rows, back=back, opts=opts)
     context |= {"form": form, "proof": proof, "token": token}
     response = TemplateResponse(request, "admin/removal/confirm.html", context)
@@ -196,7 +238,7 @@ def confirm(
     return response
 
 
-def _effect(request: HttpRequest, action: Action, act: Act) -> str:
+def _effect(action: Action, act: Act) -> str:
     """Say what would happen; nothing where it cannot be said, or where the action would fail and say so itself."""
     try:
         return action.effect(act) if action.effect else ""
@@ -208,19 +250,20 @@ def _do_once(request: HttpRequest, action: Action, act: Act, *, token: uuid.UUID
     """Do what was confirmed under this token, unless it was done already; returns None where it failed.
 
     The token is written down before the work, so that of two clicks one works. It is not part of the step's
-    transaction: after a crash between the two, the page says that it does not know.
+    transaction: after a crash between the two, the page says that it does not know. A file needs none: it may be taken
+    from the same page as often as somebody likes.
     """
+    if action.leaves_page:
+        return _do(action, act)
     Confirmation.objects.filter(begun_at__lt=Now() - REMEMBERED).delete()
     _, is_first = Confirmation.objects.get_or_create(
         token=token, defaults={"user_id": act.user_id, "action": action.name}
     )
     if not is_first:
         return _done_before(request, action, token)
-    try:
-        answer = action.run(act)
-    except action.errors as error:
+    answer = _do(action, act)
+    if answer is None:
         Confirmation.objects.filter(token=token).delete()
-        messages.error(request, str(error))
         return None
     # After any other error it is not known here whether the step's transaction is in: the token stays, the log tells.
     said = answer if isinstance(answer, str) else answer.message if isinstance(answer, Shown) else ""
@@ -228,6 +271,14 @@ def _do_once(request: HttpRequest, action: Action, act: Act, *, token: uuid.UUID
     if isinstance(answer, str):
         messages.success(request, answer)
     return answer
+
+
+def _do(action: Action, act: Act) -> Any:
+    try:
+        return action.run(act)
+    except action.errors as error:
+        messages.error(act.request, str(error))
+        return None
 
 
 def _done_before(request: HttpRequest, action: Action, token: uuid.UUID) -> str:
@@ -332,7 +383,8 @@ class ActingAdmin(ReadOnlyAdmin):
             keys = [self.opts.pk.to_python(pk) for pk in wanted]
         except ValidationError:
             return []
-        return list(self.get_queryset(request).filter(pk__in=keys).order_by("pk"))
+        related: Any = self.list_select_related or ()
+        return list(self.get_queryset(request).select_related(*related).filter(pk__in=keys).order_by("pk"))
 
 
 def _ask(model_admin: ActingAdmin, request: HttpRequest, chosen: QuerySet[Any]) -> HttpResponse | None:

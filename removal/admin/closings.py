@@ -5,6 +5,8 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, link, shorten, verbatim
@@ -104,7 +106,7 @@ def _refuse(act: Act) -> str:
     return one_by_one(
         act,
         lambda waiver: closing.refuse_waiver(user_id=act.user_id, waiver_id=waiver.pk),
-        done="refused; the notices are owed as before",
+        done="refused",
         errors=(closing.AlreadyDecided,),
     )
 
@@ -130,11 +132,28 @@ REFUSE = Action(
     run=_refuse,
     preview=_wishes,
     applies=_is_asked,
+    explanation="What is still owed under these notices is owed as before.",
 )
 
 
 def _notice_name(notice: Notice) -> str:
     return f"notice {notice.sequence} of {notice.stream.partner.slug}"
+
+
+def waiting(waivers: QuerySet[Waiver]) -> QuerySet[Waiver]:
+    """Those that somebody has to decide on: nothing has ended their notices meanwhile."""
+    return waivers.filter(state=Waiver.State.ASKED, notice__in=Notice.objects.open())
+
+
+class WaitingFilter(admin.SimpleListFilter):
+    title = "decision"
+    parameter_name = "waits"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "somebody has to decide")]
+
+    def queryset(self, request: HttpRequest, waivers: QuerySet[Waiver]) -> QuerySet[Waiver]:
+        return waiting(waivers) if self.value() == "yes" else waivers
 
 
 @admin.register(Waiver)
@@ -144,7 +163,7 @@ class WaiverAdmin(ActingAdmin):
     when_empty = "Nobody has asked to give anything up. Who wants to, does so on a notice's page."
     list_display = ("asked_at", "of_notice", "standing", "asked_by", "why", "decided_by", "decided_at")
     list_display_links = ("asked_at",)
-    list_filter = ("state", "notice__stream__partner")
+    list_filter = (WaitingFilter, "state", "notice__stream__partner")
     fields = ("of_notice", "standing", "words", "asked_by", "asked_at", "decided_by", "decided_at")
 
     def get_queryset(self, request: Any) -> Any:

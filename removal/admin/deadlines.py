@@ -1,5 +1,6 @@
 """Deadline policies and holidays, which staff with the permission may edit; extensions and escalations, to look at."""
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
@@ -95,10 +96,14 @@ class RequestExtensionAdmin(ReadOnlyAdmin):
 class EscalationAdmin(ReadOnlyAdmin):
     explanation = "What came to 50, 80 or 100 % of its time without an answer. Staff are told of each once."
     when_empty = "Nothing has come to half of its time without an answer."
-    list_display = ("raised_at", "level", "subject", "notices", "bundled_at")
+    list_display = ("raised_at", "level", "subject", "notices", "told_at")
     list_filter = ("level",)
     list_select_related = ("request", "stream__partner")
-    fields = ("raised_at", "level", "subject", "respond_by", "notices", "sequences", "until", "bundled_at")
+    fields = ("raised_at", "level", "subject", "respond_by", "notices", "sequences", "until", "told_at")
+
+    @admin.display(description="staff told at")
+    def told_at(self, escalation: Escalation) -> datetime | str:
+        return escalation.bundled_at or "not yet"
 
     @admin.display
     def subject(self, escalation: Escalation) -> str:

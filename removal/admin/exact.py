@@ -135,7 +135,7 @@ def _without_body(delivery: Delivery) -> str:
     return "Erased: its time was over. The digest above is that of the bytes that were sent."
 
 
-def _answers(notice: Notice, *, shows_signed: bool) -> list[Answer]:
+def statements_about(notice: Notice, *, most: int) -> list[Acknowledgement]:
     """Find the newest statements about a notice, those about many numbers at once included."""
     here = Acknowledgement.objects.filter(stream=notice.stream_id, epoch=notice.epoch)
     single = here.filter(first_sequence=notice.sequence, last_sequence=notice.sequence)
@@ -144,10 +144,12 @@ def _answers(notice: Notice, *, shows_signed: bool) -> list[Answer]:
     ranges = here.alias(numbers=NumberRange("first_sequence", F("last_sequence") + 1)).filter(
         first_sequence__lt=F("last_sequence"), numbers__contains=one
     )
-    rows = [
-        row for each in (single, ranges) for row in each.select_related("signed_answer").order_by("-pk")[:MOST_ANSWERS]
-    ]
-    rows = sorted(rows, key=lambda row: row.pk, reverse=True)[:MOST_ANSWERS]
+    rows = [row for each in (single, ranges) for row in each.select_related("signed_answer").order_by("-pk")[:most]]
+    return sorted(rows, key=lambda row: row.pk, reverse=True)[:most]
+
+
+def _answers(notice: Notice, *, shows_signed: bool) -> list[Answer]:
+    rows = statements_about(notice, most=MOST_ANSWERS)
     texts = {
         pk: (text, length)
         for pk, text, length in AcknowledgementText.objects.filter(pk__in=[row.pk for row in rows]).values_list(

@@ -28,6 +28,10 @@ def _decide(act: Act, decide: Callable[..., None], done: str) -> str:
     return one_by_one(act, step, done=done, errors=(Failed,))
 
 
+def _about(wish: Extension) -> str:
+    return f"number {wish.sequence} of {wish.stream.partner.slug}, until {moment(wish.extend_until)}"
+
+
 def _is_open(wish: Extension) -> bool:
     return wish.state == Extension.State.ASKED
 
@@ -41,7 +45,7 @@ GRANT = Action(
     label="Grant: give the notices the dates asked for",
     permission="removal.extend",
     run=partial(_decide, decide=extensions.grant, done="granted"),
-    preview=lambda wishes: [f"{wish}, until {moment(wish.extend_until)}" for wish in wishes],
+    preview=lambda wishes: [_about(wish) for wish in wishes],
     form=DecisionForm,
     applies=_is_open,
     why_not=_why_not,
@@ -52,6 +56,7 @@ REFUSE = Action(
     label="Refuse: the notices keep their dates",
     permission="removal.extend",
     run=partial(_decide, decide=extensions.refuse, done="refused"),
+    preview=lambda wishes: [_about(wish) for wish in wishes],
     form=DecisionForm,
     applies=_is_open,
     why_not=_why_not,

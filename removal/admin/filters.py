@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils import timezone
 
-from removal import desk
+from removal import desk, health
 
 
 class DayFilter(admin.SimpleListFilter):
@@ -60,7 +60,7 @@ class LastWeekFilter(admin.SimpleListFilter):
 
 STANDINGS: dict[str, tuple[str, Callable[[datetime], Collection[int]]]] = {
     "overdue": ("owes overdue answers", lambda now: desk.overdue_partners(now=now)),
-    "silent": ("silent", lambda now: desk.silent_partners(now=now)),
+    "silent": ("silent", lambda now: health.silent_partners(now=now)),
     "not_told": ("not told", lambda now: desk.partners_not_told(now=now)),
 }
 
@@ -85,7 +85,14 @@ CAUSES = {
     "gone": ("410 gone", ["http_410"]),
     "tls": ("TLS", ["tls"]),
     "keys": ("rejects our keys (401, 403)", ["http_401", "http_403"]),
+    "verification": ("failed verification", ["verification"]),
 }
+
+
+def name_cause(kind: str) -> str:
+    """Say in words what is wrong: the kind of an incident."""
+    known = next((words for words, kinds in CAUSES.values() if kind in kinds), "")
+    return known or kind.replace("http_", "answers ").replace("_", " ")
 
 
 class CauseFilter(admin.SimpleListFilter):

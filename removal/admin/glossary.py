@@ -45,7 +45,10 @@ GLOSSARY: dict[str, tuple[tuple[str, str], ...]] = {
         ("Notice", "What one partner must be told about one request, under one number of its stream."),
         ("Delivery", "One message with one or more notices, and how its sending stands."),
         ("Attempt", "One try at sending a message."),
-        ("Held", "The partner is paused, so nothing is sent. What it is owed stays owed, and gets older."),
+        (
+            "Held",
+            "The partner is paused, in onboarding or gone (410): nothing is sent. What it is owed stays so, and ages.",
+        ),
         ("Quarantined", "The partner refuses the content of this one notice and takes others. A person must look."),
         ("Incident", "Something is wrong with a partner's endpoint. Its next success closes it."),
         ("Suspended", "The endpoint answered that it is gone for good (410). Set its new URL to go on."),
@@ -62,7 +65,10 @@ GLOSSARY: dict[str, tuple[tuple[str, str], ...]] = {
         ("Attested", "Said by the partner about itself. Nobody here has checked it."),
         ("Respond by", "The day by which an answer is due: the platform's to the person, the partner's to us."),
         ("Overdue", "The day is past, and the answer is still owed."),
-        ("Silent", "The message was delivered, and there was no word at all by the day."),
+        (
+            "Silent",
+            "The message was delivered, and the partner did not say by the date for the receipt that it has it.",
+        ),
         (
             "Closed by hand",
             "A person ended a notice, with a reason and in their own words. The partner's word stays what it was.",

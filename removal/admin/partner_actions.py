@@ -10,40 +10,24 @@ from django.utils import timezone
 
 from partners import keys
 from partners.admin import shorten
-from partners.models import Partner, Verification
-from removal import hints, partnerships, replay, verification
-from removal.admin.actions import Act, Action, Failed, Shown, one_by_one
-from removal.partnerships import Why
-
-
-class WhyForm(forms.Form):
-    """Why, as the log keeps it. Set ``reasons`` in a subclass."""
-
-    reasons: Sequence[tuple[str, str]] = ()
-
-    reason = forms.ChoiceField(label="Why", widget=forms.RadioSelect)
-    ticket = forms.RegexField(
-        r"\A[A-Za-z0-9#/_-]+\Z",
-        label="Ticket",
-        max_length=40,
-        required=False,
-        help_text="The number under which you keep the rest, such as OPS-1234. The log is kept for ever: name nobody.",
-        error_messages={"invalid": "Write the number of a ticket only: letters, digits, # / _ and -."},
-    )
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        choices: Any = self.fields["reason"]
-        choices.choices = self.reasons
-        self.order_fields([name for name in self.fields if name not in {"reason", "ticket"}])
-
-
-def _why(act: Act) -> Why:
-    return Why(act.said.get("reason", ""), act.said.get("ticket", ""))
+from partners.models import ApiKey, Partner, Verification
+from removal import health, hints, partnerships, replay, verification
+from removal.admin.actions import Act, Action, Failed, Shown, WhyForm, one_by_one
+from removal.admin.words import capped
 
 
 def _extent_said(act: Act) -> dict[str, Any]:
     return {name: act.said[name] for name in ("first", "last", "since")}
+
+
+def _what_waits(partners: Sequence[Partner], *, then: str) -> list[str]:
+    """Say how much a partner has still to be sent, and what becomes of it."""
+    lines = []
+    for partner in partners:
+        at = health.position_of(partner_id=partner.pk)
+        messages = f"{capped(at.waiting + at.again)} messages wait"
+        lines.append(f"{partner.slug}: {messages}, {at.unpacked:,} notices are in none yet. {then}")
+    return lines
 
 
 class PauseForm(WhyForm):
@@ -57,7 +41,7 @@ class PauseForm(WhyForm):
 
 def _set_paused(act: Act, *, paused: bool) -> str:
     def step(partner: Partner) -> None:
-        if not partnerships.set_paused(actor=act.actor, slug=partner.slug, paused=paused, why=_why(act)):
+        if not partnerships.set_paused(actor=act.actor, slug=partner.slug, paused=paused, why=act.why):
             raise Failed(_why_not(partner))
 
     return one_by_one(act, step, done="paused" if paused else "resumed", errors=(Failed, partnerships.StillOnboarding))
@@ -76,16 +60,29 @@ PAUSE = Action(
     label="Pause: hold messages",
     permission="removal.pause",
     run=partial(_set_paused, paused=True),
+    preview=partial(_what_waits, then="All of it will be held."),
     form=PauseForm,
     applies=lambda partner: partner.state == Partner.State.LIVE,
     why_not=_why_not,
     explanation="Nothing is sent while it is paused. What it is owed stays owed, and gets older.",
 )
+
+
+class ResumeForm(WhyForm):
+    reasons = (
+        ("over", "what it was paused for is over"),
+        ("partner_asked", "the partner asked for it"),
+        ("mistake", "the pause was a mistake"),
+    )
+
+
 RESUME = Action(
     name="resume",
     label="Resume: send messages again",
     permission="removal.pause",
     run=partial(_set_paused, paused=False),
+    preview=partial(_what_waits, then="All of it will be sent."),
+    form=ResumeForm,
     applies=lambda partner: partner.state == Partner.State.PAUSED,
     why_not=_why_not,
     explanation="What waited is sent, the oldest first.",
@@ -108,11 +105,16 @@ class RotateForm(WhyForm):
     )
 
 
+def _secrets_of(partner: Partner) -> str:
+    number = keys.secrets_in_force(partner=partner, now=timezone.now())
+    return f"{number} secret{'' if number == 1 else 's'}"
+
+
 def _rotate(act: Act) -> Shown:
     partner = _one(act)
     hours: int = act.said["overlap_hours"]
     secret = partnerships.rotate_secret(
-        actor=act.actor, slug=partner.slug, now=timezone.now(), overlap=timedelta(hours=hours), why=_why(act)
+        actor=act.actor, slug=partner.slug, now=timezone.now(), overlap=timedelta(hours=hours), why=act.why
     )
     return Shown(f"{partner.slug} has a new signing secret; the old one signs too for {hours} more hours.", secret)
 
@@ -122,6 +124,9 @@ ROTATE = Action(
     label="Give a new signing secret",
     permission="partners.add_secret",
     run=_rotate,
+    preview=lambda partners: [
+        f"{partner.slug} signs with {_secrets_of(partner)} now; one more will" for partner in partners
+    ],
     form=RotateForm,
     is_dangerous=True,
     errors=(Failed, keys.TooManySecrets),
@@ -148,8 +153,16 @@ def _told(result: Verification) -> str:
     return f"{result.partner.slug} {word}. What followed: {result.get_effect_display()}."
 
 
+class VerifyForm(WhyForm):
+    reasons = (
+        ("new", "it is to go live"),
+        ("repaired", "the partner says that it is repaired"),
+        ("routine", "to see that it still passes"),
+    )
+
+
 def _verify(act: Act) -> str:
-    return _told(verification.verify(actor=act.actor, slug=_one(act).slug, url=act.said.get("url"), why=_why(act)))
+    return _told(verification.verify(actor=act.actor, slug=_one(act).slug, url=act.said.get("url"), why=act.why))
 
 
 VERIFY = Action(
@@ -157,9 +170,8 @@ VERIFY = Action(
     label="Verify its endpoint",
     permission="removal.verify",
     run=_verify,
-    preview=lambda partners: [
-        f"{partner.slug}, at {shorten(partner.endpoint.pending_url or partner.endpoint.url)}" for partner in partners
-    ],
+    preview=lambda partners: [f"{partner.slug}, at {shorten(_url_to_prove(partner))}" for partner in partners],
+    form=VerifyForm,
     errors=(Failed, verification.CannotVerify),
     explanation="Sends about ten samples to its pending URL, or to the one in use. The page waits, a minute at most.",
 )
@@ -182,6 +194,11 @@ class WaiverForm(forms.Form):
     )
 
 
+def _url_to_prove(partner: Partner) -> str:
+    """Name the URL that a verification tries and that a waiver puts in use."""
+    return str(partner.endpoint.pending_url or partner.endpoint.url)
+
+
 def _waive(act: Act) -> str:
     return _told(verification.waive(actor=act.actor, slug=_one(act).slug, reason=act.said["reason"]))
 
@@ -191,6 +208,8 @@ WAIVE_VERIFICATION = Action(
     label="Let it through without the checks",
     permission="removal.waive_verification",
     run=_waive,
+    # In full, and asked again should the partner change it meanwhile: it may not be the address in use.
+    effect=lambda act: f"Will send what {_one(act).slug} is owed to {_url_to_prove(_one(act))}.",
     form=WaiverForm,
     errors=(Failed, verification.NothingToWaive),
     is_dangerous=True,
@@ -214,14 +233,14 @@ class RangeForm(WhyForm):
 
 def _extent(act: Act) -> str:
     extent = replay.extent_of(slug=_one(act).slug, **_extent_said(act))
-    return f"Will send {extent.notices} notices in {extent.messages} messages again."
+    return f"Will send {extent} again."
 
 
 def _resend(act: Act) -> str:
     partner = _one(act)
-    extent = replay.send_again(actor=act.actor, slug=partner.slug, why=_why(act), **_extent_said(act))
+    extent = replay.send_again(actor=act.actor, slug=partner.slug, why=act.why, **_extent_said(act))
     hints.hint_stream(partner_id=partner.pk)
-    return f"{extent.notices} notices in {extent.messages} messages are sent again, behind all that is new."
+    return f"Sent again, behind all that is new: {extent}."
 
 
 RESEND = Action(
@@ -238,9 +257,18 @@ RESEND = Action(
 )
 
 
+class NewKeyForm(WhyForm):
+    reasons = (
+        ("first", "it has none yet"),
+        ("planned", "it was time for a new one"),
+        ("lost", "it lost its own"),
+        ("leaked", "somebody else may know its own: end that one, too"),
+    )
+
+
 def _new_key(act: Act) -> Shown:
     partner = _one(act)
-    _, text = partnerships.create_api_key(actor=act.actor, slug=partner.slug)
+    _, text = partnerships.create_api_key(actor=act.actor, slug=partner.slug, why=act.why)
     return Shown(f"A new API key for {partner.slug}. Its other keys stay in force.", text)
 
 
@@ -249,15 +277,26 @@ NEW_KEY = Action(
     label="Give a new API key",
     permission="partners.add_apikey",
     run=_new_key,
+    form=NewKeyForm,
     is_dangerous=True,
     explanation="With it the partner reads its notices and answers them.",
 )
 
 
-def _revoke(act: Act) -> str:
-    return one_by_one(
-        act, lambda key: partnerships.revoke_api_key(actor=act.actor, prefix=key.prefix), done="ended at once"
+class RevokeForm(WhyForm):
+    reasons = (
+        ("replaced", "its holder has another one"),
+        ("leaked", "somebody else may know it"),
+        ("ended", "its holder has no business here any more"),
     )
+
+
+def _revoke(act: Act) -> str:
+    def step(key: ApiKey) -> None:
+        if not partnerships.revoke_api_key(actor=act.actor, prefix=key.prefix, why=act.why):
+            raise Failed(f"The key {key.prefix}… was ended before.")
+
+    return one_by_one(act, step, done="ended at once", errors=(Failed,))
 
 
 REVOKE = Action(
@@ -266,6 +305,7 @@ REVOKE = Action(
     permission="partners.change_apikey",
     run=_revoke,
     preview=lambda keys: [f"{key.prefix}… of {key.partner or key.source}" for key in keys],
+    form=RevokeForm,
     is_dangerous=True,
     applies=lambda key: key.revoked_at is None,
     explanation="Whoever uses it is refused from now on. It cannot be taken back.",

@@ -13,6 +13,7 @@ from django.utils.timesince import timesince
 from partners.admin import shorten
 from partners.models import Endpoint, Partner
 from removal import flow, health
+from removal.admin.filters import name_cause
 from removal.admin.words import capped, moment
 from removal.health import Age, Failure, Health, Position
 from removal.models import Attempt, Incident, Stream
@@ -49,7 +50,7 @@ class PartnerPage:
     sentence: str
     open: str
     overdue: str
-    waiting: str
+    all_waiting: str
     again: str
     quarantined: str
     held: str
@@ -59,7 +60,7 @@ class PartnerPage:
     most_within: str
     ages: Sequence[AgeRow]
     failures: Sequence[FailureRow]
-    incidents: Sequence[Incident]
+    incidents: Sequence[tuple[Incident, str]]
 
 
 def page_of(partner: Partner, *, now: datetime) -> PartnerPage:
@@ -67,16 +68,17 @@ def page_of(partner: Partner, *, now: datetime) -> PartnerPage:
     stands = health.health_of(partner_id=partner.pk, now=now)
     position = health.position_of(partner_id=partner.pk)
     stream, endpoint = partner.stream, partner.endpoint
+    open_incidents = Incident.objects.filter(stream_id=partner.pk, closed_at=None).order_by("opened_at", "pk")
     return PartnerPage(
         health=stands,
         position=position,
         sentence=say_how_it_stands(stands, position, stream, now=now),
         open=capped(stands.open),
         overdue=capped(stands.overdue),
-        waiting=capped(position.waiting),
+        all_waiting=capped(position.waiting + position.again),
         again=capped(position.again),
         quarantined=capped(position.quarantined),
-        held=capped(position.waiting) if is_held(stands) else "none",
+        held=capped(position.waiting + position.again) if is_held(stands) else "none",
         breaker=say_breaker(stands, stream, window=endpoint.window, now=now),
         success=_share(stands),
         half_within=_duration(stands.half_within),
@@ -89,7 +91,7 @@ def page_of(partner: Partner, *, now: datetime) -> PartnerPage:
             FailureRow(one, shorten(_happened(one), most=200), shorten(one.words, most=200))
             for one in health.failures_of(partner_id=partner.pk)
         ],
-        incidents=list(Incident.objects.filter(stream_id=partner.pk, closed_at=None).order_by("opened_at", "pk")[:20]),
+        incidents=[(incident, name_cause(incident.kind)) for incident in open_incidents[:20]],
     )
 
 

@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 from partners.admin import badge, link, shorten
 from removal import intake
 from removal.admin import exact, timelines
-from removal.admin.actions import Act, ActingAdmin, Action, Failed, one_by_one
+from removal.admin.actions import Act, ActingAdmin, Action, Failed, WhyForm, one_by_one
 from removal.admin.exports import EXPORT_REQUESTS
 from removal.admin.filters import DayFilter
 from removal.admin.questions import answers_about
@@ -33,9 +33,25 @@ from removal.reports import PartnerLine, partner_lines, prospects
 MOST_TARGETS = 100
 
 
+def _stands(request: RemovalRequest) -> str:
+    """Say where a request stands: once it is closed, with what outcome, and whether the wish was taken back then."""
+    if not request.outcome:
+        return request.get_state_display()
+    is_after = request.withdrawn_at and request.outcome != RemovalRequest.Outcome.WITHDRAWN
+    return f"closed: {request.get_outcome_display()}" + (", withdrawn later" if is_after else "")
+
+
+class WithdrawForm(WhyForm):
+    reasons = (
+        ("person_asked", "the person took it back"),
+        ("platform_asked", "the platform asked for it"),
+        ("recorded_in_error", "it was recorded by mistake"),
+    )
+
+
 def _withdraw(act: Act) -> str:
     def step(row: RemovalRequest) -> None:
-        intake.withdraw_request(source=row.source, actor=act.actor, public_id=row.public_id)
+        intake.withdraw_request(source=row.source, actor=act.actor, public_id=row.public_id, why=act.why)
 
     return one_by_one(act, step, done="withdrawn", errors=(intake.CannotWithdraw,))
 
@@ -45,9 +61,15 @@ WITHDRAW = Action(
     label="Withdraw: the wish was taken back",
     permission="removal.withdraw",
     run=_withdraw,
+    preview=lambda rows: [f"{row.public_id}: {row.get_kind_display()}, {_stands(row)}" for row in rows],
+    form=WithdrawForm,
     is_dangerous=True,
     applies=lambda row: row.withdrawn_at is None,
-    explanation="Notices that were not sent are told as withdrawn; what partners were asked already stands.",
+    why_not=lambda row: f"{row.public_id} was withdrawn before.",
+    explanation=(
+        "Notices that were not sent are told as withdrawn; what partners were asked already stands, and a request that "
+        "is closed keeps its outcome. What the subject had said before an opt-out holds again. It cannot be taken back."
+    ),
 )
 
 
@@ -130,7 +152,7 @@ EXTEND = Action(
 class RequestAdmin(ActingAdmin):
     acts = (EXPORT_REQUESTS, EXTEND, WITHDRAW)
     when_empty = "No request yet. Platforms send them to /v1/requests."
-    list_display = ("public_id", "kind", "standing", "received_at", "respond_by", "reason", "source")
+    list_display = ("public_id", "kind", "standing", "respond_by", "received_at", "reason", "source")
     list_filter = (LateFilter, "state", "kind", "outcome", ReceivedFilter, ClosedFilter)
     orders = {
         "late": ("respond_by", "pk"),  # what is late longest comes first
@@ -179,7 +201,7 @@ class RequestAdmin(ActingAdmin):
     @admin.display(description="state")
     def standing(self, request: RemovalRequest) -> SafeString:
         if request.outcome:
-            return state_badge(request.outcome, f"closed: {request.get_outcome_display()}")
+            return state_badge(request.outcome, _stands(request))
         if request.repeats_id:
             return badge("repeats an earlier one", "calm")
         return state_badge(request.state)
@@ -190,26 +212,23 @@ class RequestAdmin(ActingAdmin):
 
 
 def _rows(request: RemovalRequest, *, now: datetime) -> list[Row]:
-    told = Notice.objects.filter(request_id=request.repeats_id or request.pk).select_related("stream__partner")
-    # By epoch, so that of a number that was given again after a restore the newest counts.
-    notices = {(notice.stream.partner.slug, notice.sequence): notice for notice in told.order_by("epoch", "pk")}
     rows = []
     lines = partner_lines(request)
     coming = prospects(request, lines)
     for line in lines:
-        notice = notices.get((line.partner, line.sequence))  # none: planned in this moment
         late = standing(
             handling=line.handling,
             delivery=line.delivery,
             respond_by=line.respond_by,
-            withdrawn_at=notice.withdrawn_at if notice else None,
+            receive_by=coming[line.notice_id].receive_by if line.notice_id in coming else None,
+            withdrawn_at=line.withdrawn_at,
             closed_at=line.closed_at,
             now=now,
         )
         rows.append(
             Row(
                 line=line,
-                number=link(notice, str(line.sequence)) if notice else str(line.sequence),
+                number=link(Notice(pk=line.notice_id), str(line.sequence)),
                 delivery=state_badge(line.delivery),
                 handling=handling_badge(line.handling),
                 closed=badge("closed by hand", "calm") if line.closed_at else "",
@@ -230,7 +249,7 @@ def _targets(request: RemovalRequest) -> dict[str, Any]:
     # The database counts the items: a target may name a million.
     columns = ("subject__key", "subject__label", "items__len")
     first = list(targets.order_by("subject_id").values_list(*columns)[: MOST_TARGETS + 1])
-    more = targets.count() - MOST_TARGETS if len(first) > MOST_TARGETS else 0
+    more = request.target_count - MOST_TARGETS if len(first) > MOST_TARGETS else 0
     return {
         "targets": [
             (shorten(key, most=200), shorten(label, most=200), items, urlencode({"subject": key}))

@@ -16,8 +16,10 @@ from django.views.decorators.csrf import csrf_protect
 from django_otp import login as show_device
 
 from removal import staff
-from removal.admin.actions import ProofForm
-from removal.config.site import is_proven, is_unproven, prove
+from removal.admin.actions import ask_proof
+from removal.config.site import is_unproven, prove
+
+TITLE = "Your second factor"
 
 
 @never_cache
@@ -30,12 +32,8 @@ def second_factor(request: HttpRequest) -> HttpResponse:
     user: Any = request.user
     if not (user.is_active and user.is_staff) or is_unproven(request):
         return redirect_to_login(request.get_full_path(), reverse("admin:login"))
-    if not is_proven(request):
-        proof = ProofForm(request, request.POST if "proof-password" in request.POST else None)
-        if not proof.is_valid():
-            page = {**admin.site.each_context(request), "title": "Your second factor", "proof": proof}
-            return TemplateResponse(request, "admin/removal/second_factor.html", page)
-        prove(request)
+    if asked := ask_proof(request, title=TITLE):
+        return asked
     context: dict[str, Any] = {"has_one": staff.has_second_factor(user)}
     wanted = request.POST.get("do", "")
     if wanted == "begin":
@@ -52,7 +50,7 @@ def second_factor(request: HttpRequest) -> HttpResponse:
             prove(request)
     elif wanted == "renew" and context["has_one"]:
         context["codes"] = staff.renew_recovery_codes(user=user)
-    page = {**admin.site.each_context(request), "title": "Your second factor", **context}
+    page = {**admin.site.each_context(request), "title": TITLE, **context}
     return TemplateResponse(request, "admin/removal/second_factor.html", page)
 
 

@@ -16,6 +16,7 @@ from partners.admin import badge, link
 from partners.models import Partner
 from removal import desk
 from removal.admin import charts
+from removal.admin.closings import waiting
 from removal.admin.filters import CAUSES
 from removal.admin.words import state_badge
 from removal.desk import count, say_count
@@ -52,11 +53,11 @@ def context(request: HttpRequest) -> dict[str, Any]:
     now = timezone.now()
     may = request.user.has_perm
     shows_partners = may("partners.view_partner") and may("removal.view_notice")
-    silent = desk.silent_partners(now=now) if shows_partners else set()
+    everyone = health_of_all(now=now) if shows_partners else []
     return {
-        "figures": _figures(may, silent, now=now),
+        "figures": _figures(may, everyone, now=now),
         "columns": COLUMNS,
-        "partners": _partners(silent, now=now) if shows_partners else None,
+        "partners": _partners(everyone, now=now) if shows_partners else None,
         "days": _days(now) if may("removal.view_removalrequest") else None,
     }
 
@@ -65,7 +66,7 @@ def list_url(model: str, app: str = "removal", **query: Any) -> str:
     return f"{reverse(f'admin:{app}_{model}_changelist')}{'?' + urlencode(query) if query else ''}"
 
 
-def _figures(may: Callable[[str], bool], silent: set[int], *, now: datetime) -> list[Figure]:
+def _figures(may: Callable[[str], bool], everyone: Sequence[Health], *, now: datetime) -> list[Figure]:
     figures: list[Figure] = []
     if may("removal.view_removalrequest"):
         requests = RemovalRequest.objects
@@ -86,8 +87,10 @@ def _figures(may: Callable[[str], bool], silent: set[int], *, now: datetime) -> 
     if may("partners.view_partner") and may("removal.view_notice"):
         reasons = list(desk.partners_not_told(now=now).values())
         figures += [
-            Figure("partners silent", len(silent), list_url("partner", "partners", standing="silent"), "bad",
-                   "No partner is silent: each has said something in time.", "delivered, no word by the date"),
+            Figure("partners silent", sum(health.is_silent for health in everyone),
+                   list_url("partner", "partners", standing="silent"), "bad",
+                   "No partner is silent: each has said in time that it has what it was sent.",
+                   "delivered, no receipt by its date"),
             Figure("partners not told", len(reasons), list_url("partner", "partners", standing="not_told"), "bad",
                    "Every partner has been told everything.", _tally(reasons, WHY_NOT_TOLD)),
         ]  # fmt: skip
@@ -106,8 +109,8 @@ def _figures(may: Callable[[str], bool], silent: set[int], *, now: datetime) -> 
         figures.append(_figure("wishes for more time to decide", wishes, "extension", {"state__exact": "asked"}, "wait",
                                "No wish for more time waits for a decision."))  # fmt: skip
     if may("removal.view_waiver"):
-        asked = Waiver.objects.filter(state=Waiver.State.ASKED)
-        figures.append(_figure("waivers to decide", asked, "waiver", {"state__exact": "asked"}, "wait",
+        asked = waiting(Waiver.objects.all())
+        figures.append(_figure("waivers to decide", asked, "waiver", {"waits": "yes"}, "wait",
                                "No waiver waits for a decision."))  # fmt: skip
     if may("removal.view_alarm"):
         alarms = Alarm.objects.filter(raised_at__gte=now - desk.WEEK)
@@ -155,23 +158,22 @@ COLUMNS = ("State", "Overdue", "Silent", "Open", "Oldest unanswered", "Incidents
            "95 %", "Last reminder")  # fmt: skip
 
 
-def _partners(silent: set[int], *, now: datetime) -> PartnersTable:
+def _partners(everyone: Sequence[Health], *, now: datetime) -> PartnersTable:
     """Put the partners' health together, the worst first."""
 
     def badness(health: Health) -> tuple[Any, ...]:
         is_down = health.down_since is not None
-        return (-health.overdue, health.partner_id not in silent, not is_down, -health.incidents, -health.open,
+        return (-health.overdue, not health.is_silent, not is_down, -health.incidents, -health.open,
                 health.slug)  # fmt: skip
 
-    everyone = sorted(health_of_all(now=now), key=badness)
-    shown = everyone[:MOST_PARTNERS]
+    shown = sorted(everyone, key=badness)[:MOST_PARTNERS]
     ids = [health.partner_id for health in shown]
     partners = Partner.objects.select_related("stream").in_bulk(ids)
-    lines = [_line(health, partners[health.partner_id], silent, now=now) for health in shown]
+    lines = [_line(health, partners[health.partner_id], now=now) for health in shown]
     return PartnersTable(lines, len(everyone) - len(shown), list_url("partner", "partners"))
 
 
-def _line(health: Health, partner: Partner, silent: set[int], *, now: datetime) -> Line:
+def _line(health: Health, partner: Partner, *, now: datetime) -> Line:
     own: dict[str, Any] = {"stream__partner__id__exact": health.partner_id}
     page = reverse("admin:partners_partner_change", args=[health.partner_id])
     suspended = health.endpoint_state == "suspended"
@@ -183,8 +185,8 @@ def _line(health: Health, partner: Partner, silent: set[int], *, now: datetime) 
         [
             Cell(state_badge("suspended", "410 gone") if suspended else state_badge(health.state), page),
             Cell(_bad(health.overdue), list_url("notice", late="overdue", **own)),
-            Cell(state_badge("silent") if health.partner_id in silent else "no",
-                 list_url("notice", late="silent", **own)),
+            # What is due first comes first there, so also what it has not said a word of.
+            Cell(state_badge("silent") if health.is_silent else "no", list_url("notice", late="open", **own)),
             Cell(_number(health.open), list_url("notice", late="open", **own)),
             Cell(_ago(health.oldest_at, now), oldest),
             Cell(_bad(health.incidents), list_url("incident", state="ongoing", **own)),

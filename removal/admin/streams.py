@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Case, F, Max, OuterRef, Q, QuerySet, Subquery, When
+from django.db.models import Case, F, Max, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -16,10 +16,11 @@ from partners.models import Partner
 from removal import health
 from removal.admin.actions import ActingAdmin
 from removal.admin.closings import ASK_WAIVER, CLOSE
-from removal.admin.filters import CauseFilter
+from removal.admin.exact import statements_about
+from removal.admin.filters import CauseFilter, name_cause
 from removal.admin.words import delivery_word, handling_badge, moment, spans, state_badge
 from removal.labels import requests_named
-from removal.models import Acknowledgement, Closing, Delivery, Disclosure, Incident, Notice, Stream
+from removal.models import Closing, Delivery, Disclosure, Incident, Notice, Stream
 
 Handling = Notice.Handling
 
@@ -35,14 +36,18 @@ def standing(
     handling: str,
     delivery: str,
     respond_by: datetime,
+    receive_by: datetime | None,
     withdrawn_at: datetime | None,
     closed_at: datetime | None,
     now: datetime,
 ) -> str:
     """Say whether a notice is ``silent`` (delivered, and no word by its date) or ``overdue``; else an empty word."""
-    if withdrawn_at or closed_at or handling in Notice.TERMINAL or now <= respond_by:
+    if withdrawn_at or closed_at or handling in Notice.TERMINAL:
         return ""
-    return "silent" if delivery == Delivery.State.DELIVERED and handling == Handling.NONE else "overdue"
+    is_unheard = delivery == Delivery.State.DELIVERED and handling == Handling.NONE
+    if is_unheard and now > min(receive_by or respond_by, respond_by):
+        return "silent"
+    return "overdue" if now > respond_by else ""
 
 
 def handling_of(notice: Notice) -> str:
@@ -101,14 +106,14 @@ class HandlingFilter(admin.SimpleListFilter):
     parameter_name = "handling"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        words = {Handling.RECEIVED: "received, and open"}
+        words = {Handling.NONE: "no word yet, and open", Handling.RECEIVED: "received, and open"}
         return [(choice.value, words.get(choice, choice.label)) for choice in Handling]
 
     def queryset(self, request: HttpRequest, notices: Any) -> Any:
+        # What is known by the watermark alone, no index has: it is looked for among what is open.
         if self.value() == Handling.NONE:
-            return notices.filter(handling=Handling.NONE).exclude(HEARD_BY_WATERMARK)
+            return notices.open().filter(handling=Handling.NONE).exclude(HEARD_BY_WATERMARK)
         if self.value() == Handling.RECEIVED:
-            # Some are known by the watermark alone, which no index has: they are looked for among what is open.
             return notices.open().filter(Q(handling=Handling.RECEIVED) | HEARD_BY_WATERMARK)
         return notices.filter(handling=self.value()) if self.value() else notices
 
@@ -169,9 +174,9 @@ class StreamAdmin(ReadOnlyAdmin):
 class NoticeAdmin(ActingAdmin):
     acts = (CLOSE, ASK_WAIVER)
     explanation = (
-        "Overdue: its date is past and the answer is still owed. Silent: delivered, and no word at all by its date. "
-        "Held: the partner is paused or not live yet, so nothing is sent. Closed by hand: a person ended it, for a "
-        "reason."
+        "Overdue: its date is past and the answer is still owed. Silent: delivered, and no word by the date for its "
+        "receipt. Held: the partner is paused or not live yet, so nothing is sent. Closed by hand: a person ended it, "
+        "for a reason."
     )
     when_empty = "No notice yet. One appears when a request is about something that a partner received."
     list_display = ("number", "partner", "delivery", "handled", "answer_due", "of_request", "kind")
@@ -198,10 +203,10 @@ class NoticeAdmin(ActingAdmin):
     )
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        """List what is received and open, newest first, along the index of what is open."""
+        """List what is open and has at most been received, newest first, along the index of what is open."""
         order = super().get_ordering(request)
-        is_received = request.GET.get(HandlingFilter.parameter_name) == Handling.RECEIVED
-        return ("-planned_at", "-pk") if is_received and order == self.ordering else order
+        is_early = request.GET.get(HandlingFilter.parameter_name) in {Handling.NONE, Handling.RECEIVED}
+        return ("-planned_at", "-pk") if is_early and order == self.ordering else order
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Add ``message_state``: that of the message which carries the number, none while no message does."""
@@ -212,7 +217,13 @@ class NoticeAdmin(ActingAdmin):
             )
             .exclude(state=Delivery.State.SPLIT)
             .order_by("-first_sequence", "pk")
-            .values(carries=Case(When(last_sequence__gte=OuterRef("sequence"), then="state")))
+            .values(
+                carries=Case(
+                    When(last_sequence__lt=OuterRef("sequence"), then=None),
+                    When(delivered_by=Delivery.DeliveredBy.CLOSED, then=Value("ended_by_hand")),
+                    default="state",
+                )
+            )
         )
         return super().get_queryset(request).annotate(message_state=Subquery(nearest[:1]))
 
@@ -259,6 +270,7 @@ class NoticeAdmin(ActingAdmin):
             handling=handling_of(notice),
             delivery=_delivery_of(notice),
             respond_by=notice.respond_by,
+            receive_by=notice.receive_by,
             withdrawn_at=notice.withdrawn_at,
             closed_at=notice.closed_at,
             now=timezone.now(),
@@ -295,12 +307,7 @@ class NoticeAdmin(ActingAdmin):
 
     @admin.display
     def statements(self, notice: Notice) -> str:
-        said = Acknowledgement.objects.filter(
-            stream=notice.stream_id,
-            epoch=notice.epoch,
-            first_sequence__lte=notice.sequence,
-            last_sequence__gte=notice.sequence,
-        ).order_by("-pk")[:MOST_STATEMENTS]
+        said = statements_about(notice, most=MOST_STATEMENTS)
         links = [(link(one, f"{one.get_status_display()} ({one})"),) for one in said]
         return format_html_join(", ", "{}", links) or "none yet"
 
@@ -335,10 +342,14 @@ class IncidentAdmin(ReadOnlyAdmin):
         "Until then messages are tried again, and nothing is lost."
     )
     when_empty = "No incident: every endpoint does what it should."
-    list_display = ("kind", "partner", "standing", "opened_at", "closed_at")
+    list_display = ("cause", "partner", "standing", "opened_at", "closed_at")
     list_filter = (OngoingFilter, CauseFilter, "stream__partner")
     list_select_related = ("stream__partner",)
-    fields = ("kind", "partner", "standing", "opened_at", "closed_at")
+    fields = ("cause", "partner", "standing", "opened_at", "closed_at")
+
+    @admin.display(ordering="kind")
+    def cause(self, incident: Incident) -> str:
+        return name_cause(incident.kind)
 
     @admin.display
     def partner(self, incident: Incident) -> SafeString:

@@ -38,7 +38,7 @@ def delivery_word(state: str, partner: Partner) -> str:
 
 
 def capped(count: int) -> str:
-    """Write a count that stopped at ``health.MOST``, such as 10,000+."""
+    """Write a count that stopped at ``health.MOST``, such as 2,000+."""
     return f"{health.MOST:,}+" if count > health.MOST else f"{count:,}"
 
 

@@ -59,7 +59,10 @@ class EndpointCheck(Answered):
 
 
 class OwnVerification(Answered):
-    """What your endpoint proved. ``effect``: ``live``, ``url``, ``opened``, ``none`` or ``stale`` (run it again)."""
+    """What your endpoint proved.
+
+    ``effect``: ``live``, ``url``, ``opened``, ``incident`` (staff see it), ``none`` or ``stale`` (run it again).
+    """
 
     passed: bool
     effect: str

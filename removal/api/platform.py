@@ -87,7 +87,10 @@ def show_request(request: KeyRequest, public_id: PublicId) -> answers.RequestSta
 
 @router.post("/requests/{public_id}/withdraw", tags=["requests"], response=answers.RequestStatus)
 def withdraw_request(request: KeyRequest, public_id: PublicId) -> answers.RequestStatus:
-    """Take a request back. Partners that have not been told yet are not; for the others it stands. Safe to repeat."""
+    """Take a request back. Partners that have not been told yet are not; for the others it stands. Safe to repeat.
+
+    One that is closed keeps its outcome.
+    """
     intake.withdraw_request(source=request.auth.source, actor=actor(request), public_id=public_id)
     return _status(request, public_id)
 
@@ -176,6 +179,7 @@ def record_disclosure(
 
     Without `disclosed_at` it is about to be handed over: ask before you send anything. A 409 `opted_out_content` lists
     what must not leave. With `disclosed_at` it has happened, and is recorded whatever stands in it; partners are told.
+    A repeat is not checked again: 200 says that it was recorded before, and partners are told of who opted out since.
     """
     disclosure, is_new = ledger.record_disclosure(
         actor=actor(request),

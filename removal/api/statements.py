@@ -1,7 +1,7 @@
 """Lines of an acknowledgement, read: in the shape that nearly all have with little for each, in any other with care."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -137,7 +137,7 @@ def _read_time(text: str) -> datetime | None:
     if not TIME_PATTERN.fullmatch(text):
         return None
     try:
-        time = datetime.fromisoformat(text.upper())
-    except ValueError:
+        time = datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
     return time if time.year > 1970 else None

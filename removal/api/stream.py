@@ -139,11 +139,16 @@ def list_items(
     sequence: Sequence,
     after: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_=-]{1,500}$")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    epoch: Annotated[int, Query(ge=1, le=2**31 - 1)] = 1,
 ) -> HttpResponse:
-    """List what a notice is about, a line a subject. Empty when the wish was withdrawn before you were told of it."""
-    check_parameters(request, "after", "limit")
+    """List what a notice is about, a line a subject. Empty when the wish was withdrawn before you were told of it.
+
+    A number of an epoch that is over is unknown (404).
+    """
+    check_parameters(request, "after", "limit", "epoch")
     page = reports.notice_items(
         partner_id=partner_id(request),
+        epoch=epoch,
         sequence=sequence,
         after=_open_cursor(after) if after else 0,
         limit=limit,
@@ -152,8 +157,8 @@ def list_items(
         as_ndjson({"subject": subject, "items": items} for subject, items in page.entries), content_type=NDJSON
     )
     if page.next_after:
-        rest = urlencode({"after": _make_cursor(page.next_after), "limit": limit})
-        response["Link"] = f'<{payload.items_url(sequence)}?{rest}>; rel="next"'
+        following = payload.items_url(sequence, epoch=epoch, after=_make_cursor(page.next_after), limit=limit)
+        response["Link"] = f'<{following}>; rel="next"'
     return response
 
 

@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_init, setup_logging, worker_init, worker_process_init
+from celery.signals import celeryd_init, setup_logging, worker_init, worker_process_init, worker_process_shutdown
 from django.conf import settings
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -63,5 +63,7 @@ def sweep_in_this_process(**_: Any) -> None:
     """Start the timer that makes the broker optional: each worker process looks for work by itself."""
     from removal import sweep, watchdog
 
-    sweep.start(interval=settings.SWEEP_INTERVAL)
+    sweeper = sweep.start(interval=settings.SWEEP_INTERVAL)
+    # After its last task, or when the worker stops; a second later billiard ends the process with all its threads.
+    worker_process_shutdown.connect(lambda **_: sweeper.finish(), weak=False)
     watchdog.start()

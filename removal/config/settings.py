@@ -5,6 +5,7 @@ A value may come from a file: ``SECRET_KEY_FILE=/run/secrets/key`` is read in pl
 
 import ipaddress
 import os
+import re
 import secrets
 from contextlib import suppress
 from datetime import timedelta
@@ -16,9 +17,9 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
-from partners.addresses import OwnPlaces
+from partners.addresses import OwnPlaces, UrlRefused, check_url
 from partners.signing import HmacSecret, KeyUnusable
-from removal.config import embedded
+from removal.config import embedded, probes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -120,13 +121,26 @@ def own_secret(name: str, made: str) -> str:
 
 
 SECRET_KEY = own_secret("SECRET_KEY", secrets.token_urlsafe(50))
-# Fernet keys that encrypt partners' secrets in the database, newest first; old ones stay until rotated away.
+# Fernet keys that encrypt partners' secrets in the database, newest first; old ones stay until `manage.py reencrypt`.
 ENCRYPTION_KEYS = [
     key.strip() for key in own_secret("ENCRYPTION_KEYS", Fernet.generate_key().decode()).split(",") if key.strip()
 ]
+for number, key in enumerate(ENCRYPTION_KEYS or [""], start=1):
+    try:
+        Fernet(key)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"ENCRYPTION_KEYS: key {number} is no Fernet key (32 bytes in URL-safe base64). "
+            "README.md, section Configure, says how to make one."
+        ) from error
 
 # The address under which partners and platforms reach this service; it stands in every message.
 PUBLIC_URL = env("PUBLIC_URL", "http://127.0.0.1:8000").rstrip("/")
+# In small letters: what is secure behind https:// is decided by these words below.
+if not re.fullmatch(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#]*)?", PUBLIC_URL):
+    raise ImproperlyConfigured(
+        f"PUBLIC_URL is {PUBLIC_URL!r}; write the whole address, such as https://removal.example."
+    )
 ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]" if EMBEDDED else "")
 DEBUG = False
 
@@ -212,6 +226,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "removal.config.headers.permissions_policy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "removal.config.probes.answer_at_any_host",  # before CommonMiddleware, which looks at the Host header
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -244,7 +259,7 @@ AUTH_PASSWORD_VALIDATORS = [
 USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
-DATETIME_FORMAT = "Y-m-d H:i"
+FORMAT_MODULE_PATH = "removal.config.formats"
 STATIC_URL = "/static/"
 STATIC_ROOT = VAR / "static"
 with suppress(OSError):  # only so that whitenoise does not warn of it; the finders below serve the files
@@ -256,7 +271,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # bytes; larger bodies get 413, excep
 if PUBLIC_URL.startswith("https://"):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked from inside, past the proxy
+    SECURE_REDIRECT_EXEMPT = [rf"^{path[1:]}$" for path in probes.PATHS]  # asked from inside, past the proxy
     SECURE_HSTS_SECONDS = 31536000
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
@@ -317,6 +332,18 @@ OWN_PLACES = OwnPlaces(
         *BROKER_URL.split(";"),
     ],
 )
+if OPERATOR_WEBHOOK_URL:
+    try:
+        check_url(
+            OPERATOR_WEBHOOK_URL,
+            allow_http=PARTNER_ALLOW_HTTP,
+            allowed_networks=PARTNER_ALLOWED_NETWORKS,
+            own_places=OWN_PLACES,
+        )
+    except UrlRefused as error:
+        raise ImproperlyConfigured(
+            f"OPERATOR_WEBHOOK_URL: {error} The address must be one that a partner's could be."
+        ) from error
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TASK_IGNORE_RESULT = True
@@ -325,6 +352,11 @@ CELERY_TASK_REJECT_ON_WORKER_LOST = False
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_TASK_SOFT_TIME_LIMIT = 60  # seconds; a backstop only: the client's deadline and the drain's budget end before
 CELERY_TASK_TIME_LIMIT = 90
+if WATCHDOG and WATCHDOG.total_seconds() <= CELERY_TASK_TIME_LIMIT:
+    raise ImproperlyConfigured(
+        f"WATCHDOG_SECONDS must be more than a task may take ({CELERY_TASK_TIME_LIMIT}), or workers that work are "
+        "ended; 0 ends none."
+    )
 CELERY_TASK_DEFAULT_QUEUE = env("BROKER_QUEUE", "removal")  # another one where two installations share a broker
 CELERY_WORKER_CONSUMER = "removal.config.broker:CarefulConsumer"  # no message can end a worker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

@@ -106,10 +106,10 @@ INVARIANTS = (
         select count(*) from (
             select r.outcome,
                    case when count(n.id) = 0 then 'nothing_disclosed'
-                        when bool_and(n.handling = 'completed') then 'fulfilled'
+                        when bool_and(n.handling = 'completed' or n.withdrawn_at is not null) then 'fulfilled'
                         else 'partially_fulfilled' end answered
               from removal_removalrequest r left join removal_notice n on n.request_id = r.id
-             where r.state = 'closed' and r.outcome <> 'withdrawn'
+             where r.state = 'closed' and r.outcome <> 'withdrawn' and r.repeats_id is null
              group by r.id
             having bool_and(n.id is null or n.withdrawn_at is not null or n.closed_at is not null
                             or n.handling in ('completed', 'partially_completed', 'rejected'))) ended

@@ -112,7 +112,8 @@ INVARIANTS = (
     # Streams for which some worker should have done something by now: a message long due, or a number that could be
     # put into one. Not of a partner that is paused, or whose endpoint is suspended. One that is down is tried with a
     # message at a time, so the others are late; and what is sent again waits behind all that is new, while some of it
-    # arrives.
+    # arrives. Messages whose content was refused keep nothing new from being packed, unless one was made of late, or
+    # others arrive one by one.
     Invariant(
         "no_stream_is_left_standing",
         7,
@@ -130,7 +131,12 @@ INVARIANTS = (
                                where o.stream_id = s.partner_id and o.resent
                                  and a.started_at > clock_timestamp() - %(long_over)s)))
             or not exists (select from removal_delivery d
-                            where d.stream_id = s.partner_id and d.state in ('waiting', 'sending'))
+                            where d.stream_id = s.partner_id and d.state in ('waiting', 'sending')
+                              and (d.state = 'sending' or not d.suspect
+                                or d.created_at > clock_timestamp() - %(long_over)s
+                                or exists (select from removal_delivery o
+                                            where o.stream_id = s.partner_id and o.state = 'delivered'
+                                              and o.delivered_at > clock_timestamp() - %(long_over)s)))
            and exists (select from removal_notice n
                         where n.stream_id = s.partner_id and n.epoch = s.epoch and n.sequence = s.packed_through + 1
                           and n.planned_at < clock_timestamp() - %(long_over)s)

@@ -157,6 +157,12 @@ class LogEntry(models.Model):
                 name="logentry_sent_again",
                 condition=Q(action="messages_sent_again"),
             ),
+            # What its row does not say any more of a request's end.
+            Index(
+                KeyTextTransform("request", "about"),
+                name="logentry_request_before",
+                condition=Q(action__in=["request_reopened", "request_outcome_changed"]),
+            ),
             Index(fields=["action", "id"], name="log_of_action"),
             Index(fields=["actor", "id"], name="log_of_actor"),
         ]

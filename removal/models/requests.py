@@ -163,6 +163,8 @@ class RemovalRequest(models.Model):
                 name="request_unplanned",
                 condition=Q(round__isnull=True, repeats__isnull=True, withdrawn_at__isnull=True),
             ),
+            # Large ones that are being matched: looked for with every sweep, and rarely there.
+            Index(fields=["id"], name="request_matching", condition=Q(is_matching=True)),
             Index(
                 fields=["respond_by"],
                 name="request_unanswered",
@@ -190,8 +192,11 @@ class RequestTarget(models.Model):
 
     pk = models.CompositePrimaryKey("subject_id", "request_id")
     subject = models.ForeignKey(Subject, models.PROTECT, db_index=False, related_name="+")
-    request = models.ForeignKey(RemovalRequest, models.PROTECT, related_name="targets")
+    request = models.ForeignKey(RemovalRequest, models.PROTECT, related_name="targets", db_index=False)
     items = ArrayField(models.TextField(), null=True)
+
+    class Meta:
+        indexes = [Index(fields=["request", "subject"], name="target_of_request")]
 
     def __str__(self) -> str:
         return f"request {self.request_id} about subject {self.subject_id}"

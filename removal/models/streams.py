@@ -175,7 +175,9 @@ class Notice(models.Model):
     handling = models.CharField(max_length=20, choices=Handling, default=Handling.NONE)
     acknowledged_at = models.DateTimeField(null=True, blank=True)
     withdrawn_at = models.DateTimeField(
-        null=True, blank=True, help_text="The wish was withdrawn before this was sent; nothing is asked any more."
+        null=True,
+        blank=True,
+        help_text="Nothing is asked any more: the wish was withdrawn before this was sent, or a restore says it anew.",
     )
     closed_at = models.DateTimeField(
         null=True,

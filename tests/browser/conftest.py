@@ -12,11 +12,11 @@ from axe_playwright_python.sync_playwright import Axe
 from django.core.management import call_command
 from django.db import connections
 from django.test import TransactionTestCase
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from removal.demo.processes import Processes, free_port
 from removal.roles import ROLES
-from tests.browser.desk import Desk, Person, Watch, hire
+from tests.browser.desk import PATIENCE_MS, Desk, Person, Watch, hire
 from tests.faults.harness import environment_of_tests
 
 
@@ -41,6 +41,7 @@ def browser(chromium: str) -> Iterator[Browser]:
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
         # Playwright keeps an event loop in this thread, in which Django would refuse to ask its database.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        expect.set_options(timeout=PATIENCE_MS)
         with playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False) as browser:
             yield browser
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from partners.models import Partner
 from removal.models import Delivery, LogEntry, Notice, Waiver
@@ -19,13 +19,13 @@ def page_of(slug: str) -> str:
 def begin(page: Page, action: str) -> None:
     """Choose an action on a row's page, and its first reason where one is asked for."""
     page.locator("#content").get_by_role("link", name=re.compile(f"^{action}")).first.click()
-    choose_reason(page)
+    page.wait_for_url("**/act/**")
+    if reasons(page).count():
+        reasons(page).first.check()
 
 
-def choose_reason(page: Page) -> None:
-    reason = page.locator('#content input[type="radio"]')
-    if reason.count():
-        reason.first.check()
+def reasons(page: Page) -> Locator:
+    return page.locator('#content input[type="radio"]')
 
 
 def send(page: Page) -> None:
@@ -54,7 +54,7 @@ def test_an_operator_pauses_resends_and_resumes(desk: Desk) -> None:
     expect(effect).to_contain_text("Will send 20 notices in 2 messages again.")
     assert Delivery.objects.filter(stream__partner__slug="harbor", state="waiting").count() == messages
     send(page)
-    said(page, "20 notices in 2 messages are sent again")
+    said(page, "Sent again, behind all that is new: 20 notices in 2 messages.")
     assert Delivery.objects.filter(stream__partner__slug="harbor", state="waiting").count() == messages + 2
 
     begin(page, "Resume")
@@ -148,6 +148,7 @@ def test_a_session_that_ends_in_the_middle_says_so_and_loses_nothing(desk: Desk)
     page.get_by_label("Code").fill(lead.code())
     page.get_by_role("button", name="Log in").click()
     page.wait_for_url(asked_at)
+    expect(reasons(page).first).to_be_checked()
     expect(page.get_by_label("In your words")).to_have_value("Its corpus was destroyed.")
     send(page)
     said(page, "1 closed by hand.")
@@ -163,9 +164,8 @@ def test_everything_is_done_by_the_keyboard(desk: Desk) -> None:
     press_tab_until(page, "Pause: hold messages")
     page.keyboard.press("Enter")
     page.wait_for_url("**/act/pause/**")
-    if page.locator('#content input[type="radio"]').count():
-        press_tab_until(page, "partner_asked")
-        page.keyboard.press("Space")
+    press_tab_until(page, "partner_asked")
+    page.keyboard.press("Space")
     press_tab_until(page, "Pause: hold messages", roles=["INPUT"])
     page.keyboard.press("Enter")
     page.wait_for_url("**/change/**")
@@ -175,6 +175,8 @@ def test_everything_is_done_by_the_keyboard(desk: Desk) -> None:
     press_tab_until(page, "Resume: send messages again")
     page.keyboard.press("Enter")
     page.wait_for_url("**/act/resume/**")
+    press_tab_until(page, "over")
+    page.keyboard.press("Space")
     press_tab_until(page, "Resume: send messages again", roles=["INPUT"])
     page.keyboard.press("Enter")
     said(page, "resumed")

@@ -540,10 +540,16 @@ class Rig:
     def rotate_key(self) -> None:
         from django.utils import timezone
 
-        from removal.partnerships import rotate_secret
+        from partners.keys import MAX_SECRETS
+        from partners.models import Secret
+        from removal.partnerships import revoke_secret, rotate_secret
 
-        slug = self.some_partner()
-        self.secrets[slug].append(rotate_secret(actor="rig", slug=slug, now=timezone.now()))
+        slug, now = self.some_partner(), timezone.now()
+        outbound = Secret.objects.filter(partner__slug=slug, direction=Secret.Direction.OUTBOUND)
+        signing = outbound.filter(algorithm=Secret.Algorithm.HMAC).active(now=now)
+        if len(signing) >= MAX_SECRETS:
+            revoke_secret(actor="rig", slug=slug, key_id=signing.earliest("pk").key_id, now=now)
+        self.secrets[slug].append(rotate_secret(actor="rig", slug=slug, now=now))
         # It forgets all but the newest two; a message that was claimed before the rotation has the older one only.
         self.secrets[slug] = self.secrets[slug][-2:]
         self.instruct(slug)

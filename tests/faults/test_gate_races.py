@@ -144,7 +144,7 @@ def test_content_was_kept_out_or_a_notice_exists(capsys: pytest.CaptureFixture[s
 
 def test_the_check_sees_a_planner_without_the_later_of_the_two_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     only_new_requests = planning.MATCH_NEW.partition("union all\n-- … and new disclosures")[0]
-    broken_plan = planning.statement(match=only_new_requests, offboard=planning.OFFBOARD_NEW)
+    broken_plan = planning.statement(match=only_new_requests, meet=planning.MEET_NEW, offboard=planning.OFFBOARD_NEW)
     monkeypatch.setattr(planning, "PLAN_NEW", broken_plan)
     Race(1, [make_partner().partner for _ in range(3)]).run(100)
     planning.plan(budget=timedelta(seconds=60))

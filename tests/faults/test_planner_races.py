@@ -124,7 +124,7 @@ def test_after_any_interleaving_every_promise_holds(episode: int) -> None:
 def test_the_check_sees_a_planner_without_the_later_of_the_two_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     only_new_requests = planning.MATCH_NEW.partition("union all\n-- … and new disclosures")[0]
     assert only_new_requests != planning.MATCH_NEW
-    broken_plan = planning.statement(match=only_new_requests, offboard=planning.OFFBOARD_NEW)
+    broken_plan = planning.statement(match=only_new_requests, meet=planning.MEET_NEW, offboard=planning.OFFBOARD_NEW)
     monkeypatch.setattr(planning, "PLAN_NEW", broken_plan)
     race(seed=1)
     assert invariants.check()["every_holder_has_a_notice"] > 0

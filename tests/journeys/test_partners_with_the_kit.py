@@ -190,4 +190,5 @@ def test_the_service_agrees_with_the_kit_on_keys_signatures_and_the_stream(tmp_p
             pytest.skip("This service has no GET /v1/stream yet.")
         [page] = client.pull(wait=0)
         assert (page.epoch, page.notices) == (1, (notice,))
-        assert client.statement(secrets=[made.secret])["head"] == 1
+        statement = client.statement(secrets=[made.secret])
+        assert (statement["head"], statement["pulled"]) == (1, [[1, 1]])  # the last page, too

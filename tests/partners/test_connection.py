@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from partners.connection import require_safe_urllib3
-from partners.webhook import Delivered, Line, Refused, Unreachable
+from partners.webhook import BODY_TIME, Delivered, Line, Refused, Unreachable
 from tests.partners import hostile
 from tests.partners.hostile import (
     OK,
@@ -49,21 +49,20 @@ def test_a_flood_before_the_answer_is_cut_off(script: hostile.Script) -> None:
         assert reason(send_once(peer)) == "protocol"
 
 
-def test_a_body_that_drips_is_delivered_at_the_deadline() -> None:
-    deadline = timedelta(seconds=2)
+def test_a_body_that_drips_is_left_before_the_deadline_and_delivered() -> None:
     with Peer(hostile.slow_body) as peer:
-        outcome = in_time(lambda: send_once(peer, deadline=deadline), deadline)
+        outcome = in_time(lambda: send_once(peer, deadline=timedelta(seconds=15)), BODY_TIME)
 
     assert isinstance(outcome, Delivered)
     assert outcome.status == 200
     assert outcome.answer == b"x" * len(outcome.answer)
     assert outcome.answer != b""
+    assert outcome.latency >= BODY_TIME
 
 
-def test_trailers_that_drip_are_left_at_the_deadline_and_delivered() -> None:
-    deadline = timedelta(seconds=2)
+def test_trailers_that_drip_are_left_before_the_deadline_and_delivered() -> None:
     with Peer(hostile.slow_trailer_lines) as peer:
-        outcome = in_time(lambda: send_once(peer, deadline=deadline), deadline)
+        outcome = in_time(lambda: send_once(peer, deadline=timedelta(seconds=15)), BODY_TIME)
 
     assert outcome == Delivered(200, b"ok", outcome.latency)
 
@@ -190,6 +189,17 @@ def test_a_post_that_was_read_and_then_cut_off_is_not_repeated(script: hostile.S
 
         assert outcome == Unreachable("connection", detail, outcome.latency)
         assert (peer.connections, len(peer.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nxx", OK[: OK.index(b"\r\n\r\n") + 2]]
+)
+def test_an_answer_that_is_cut_off_before_its_body_is_none(beginning: bytes) -> None:
+    with Peer(answering_once(beginning)) as peer:
+        outcome = send_once(peer)
+
+        detail = "it closed the connection in the middle of its answer"
+        assert outcome == Unreachable("connection", detail, outcome.latency)
 
 
 def test_an_answer_that_comes_before_the_message_was_read_counts() -> None:

@@ -1,11 +1,12 @@
 """The keys in force: what signs now, beside what, until when; and that none is readable at rest."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from cryptography.fernet import Fernet
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -14,6 +15,7 @@ from partners.encryption import CannotDecrypt
 from partners.models import ApiKey, Secret
 from partners.signing import HmacSecret
 from tests.factories import make_partner
+from tests.removal.test_planning import wait_until_somebody_waits
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -144,3 +146,44 @@ def test_what_lasts_of_a_signer_is_its_newest_secret_and_the_services_key() -> N
     lasting = keys.lasting(both, partner_id=partner.pk)
     assert HmacSecret.from_text(text) in lasting
     assert (len(both.keys), len(lasting)) == (3, 2)
+
+
+def test_of_secrets_that_were_to_retire_the_newest_stays_when_its_successor_is_revoked() -> None:
+    partner, hour = make_partner().partner, timedelta(hours=1)
+    for _ in range(2):
+        keys.rotate_secret(partner=partner, now=timezone.now(), overlap=hour)
+    first, second, third = Secret.objects.filter(partner=partner).order_by("pk")
+    keyring.revoke(partner=partner, key_id=third.key_id, direction=Secret.Direction.OUTBOUND)
+    assert algorithms(partner.pk) == ["v1", "v1", "v1a"]
+    later = keys.signer_for(partner_id=partner.pk, now=timezone.now() + 2 * hour).key_ids
+    assert (second.key_id in later, first.key_id in later) == (True, False)
+
+
+def test_with_a_new_secret_in_the_same_step_the_others_retire_as_they_were_to() -> None:
+    partner, hour = make_partner().partner, timedelta(hours=1)
+    for _ in range(2):  # the second as ``revoke-secret --new`` does it
+        keys.rotate_secret(partner=partner, now=timezone.now(), overlap=hour)
+    first, second, third = Secret.objects.filter(partner=partner).order_by("pk")
+    keyring.revoke(partner=partner, key_id=second.key_id, direction=Secret.Direction.OUTBOUND)
+    own = set(keys.signer_for(partner_id=partner.pk, now=timezone.now() + 2 * hour).key_ids)
+    assert own & {first.key_id, second.key_id, third.key_id} == {third.key_id}
+
+
+def test_a_service_key_that_is_revoked_beside_a_rotation_leaves_the_next_one_signing() -> None:
+    partner, hour = make_partner().partner, timedelta(hours=1)
+    [old] = keys.published_keys(now=timezone.now())
+
+    def revoke() -> None:
+        try:
+            keyring.revoke_service_key(key_id=old.key_id, now=timezone.now())
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor() as pool:
+        with transaction.atomic():
+            keys.rotate_service_key(now=timezone.now(), lead=hour, overlap=hour)
+            revoked = pool.submit(revoke)
+            wait_until_somebody_waits()
+        revoked.result()
+    assert algorithms(partner.pk) == ["v1", "v1a"]
+    assert old.key_id not in keys.signer_for(partner_id=partner.pk, now=timezone.now()).key_ids

@@ -98,8 +98,8 @@ def skipped(checks: list[Check]) -> list[str]:
 
 
 ALL = [
-    "good signature", "sample notice", "repeat under a new id", "unsigned", "wrong signature", "stale timestamp",
-    "captured signature", "another partner's", "time limit",
+    "good signature", "sample notice", "unsigned", "wrong signature", "stale timestamp", "captured signature",
+    "another partner's", "repeat under a new id", "time limit",
 ]  # fmt: skip
 
 
@@ -123,6 +123,13 @@ def test_a_receiver_that_verifies_passes_with_either_kind_of_key(keys: tuple[Ver
             lambda message: careful(message) if careful(message).status == 200 else Reply(500),
             ["unsigned", "wrong signature", "stale timestamp", "captured signature", "another partner's"],
         ),
+        *(
+            (
+                lambda message, status=status: careful(message) if careful(message).status == 200 else Reply(status),
+                ["unsigned", "wrong signature", "stale timestamp", "captured signature", "another partner's"],
+            )
+            for status in (404, 408, 413, 425, 429)
+        ),
     ],
 )
 def test_each_fault_is_named(script: Verdict, faults: list[str]) -> None:
@@ -131,6 +138,12 @@ def test_each_fault_is_named(script: Verdict, faults: list[str]) -> None:
     assert failed(checks) == faults
     assert skipped(checks) == []
     assert not onboarding.has_passed(checks)
+
+
+def test_one_that_refuses_everything_after_a_while_does_not_pass() -> None:
+    asked: list[Received] = []
+    script: Verdict = lambda message: asked.append(message) or Reply(401 if len(asked) > 2 else 200, RECEIPT)  # type: ignore[func-returns-value]  # noqa: E731
+    assert failed(verify(script)) == ["repeat under a new id"]
 
 
 def takes_what_is_for_others(message: Received) -> Reply:

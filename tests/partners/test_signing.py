@@ -492,3 +492,10 @@ def test_the_key_that_signed_is_found() -> None:
     headers = signing.headers(message_id="a1", timestamp=NOW, body=BODY, keys=[other])
     found = signing.find_key(headers=headers, body=BODY, keys=[PRIVATE_KEY.public_key, other.public_key], now=NOW)
     assert found == other.public_key
+
+
+@pytest.mark.parametrize("point", sorted(signing.SMALL_ORDER))
+@pytest.mark.parametrize("sign", [0, 0x80])
+def test_a_key_for_which_anybody_can_sign_is_none(point: bytes, sign: int) -> None:
+    with pytest.raises(signing.KeyUnusable, match="small order"):
+        signing.Ed25519PublicKey(point[:31] + bytes([point[31] | sign]))

@@ -1,18 +1,20 @@
 """The partner's word: forward only, line by line, its own numbers only."""
 
+import json
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from partners.models import Partner
 from partners.webhook import Refused
 from removal import acknowledgement, delivery, planning
-from removal.models import Acknowledgement, Delivery, Notice, RemovalRequest, Stream
+from removal.models import Acknowledgement, Delivery, LogEntry, Notice, RemovalRequest, Stream
 from removal.statements import Answer, Statement
 from removal.verdict import judge
 from tests.factories import disclose, make_partner, make_release, make_wish, record
@@ -97,6 +99,23 @@ def test_the_last_answer_closes_the_request(partner: Partner) -> None:
     say(other, {"sequence": 1, "status": "completed"})
     request.refresh_from_db()
     assert (request.state, request.outcome) == ("closed", "fulfilled")
+
+
+def test_an_outcome_that_is_changed_stays_in_the_log(partner: Partner) -> None:
+    tell(partner, notices=2)
+    say(partner, {"sequence": 1, "status": "completed"}, {"sequence": 2, "status": "completed"})
+    changed = LogEntry.objects.filter(action="request_outcome_changed")
+    assert not changed.exists()
+    before = Notice.objects.get(sequence=1).request
+    for _ in range(2):  # the second changes nothing
+        say(partner, {
+            "sequence": 1, "status": "rejected", "reason": "no_match", "amends": True, "detail": "We had none.",
+        })  # fmt: skip
+    now = RemovalRequest.objects.get(pk=before.pk)
+    assert (before.outcome, now.outcome) == ("fulfilled", "partially_fulfilled")
+    [entry] = changed
+    assert (entry.about["request"], entry.about["outcome"]) == (before.public_id, "fulfilled")
+    assert before.closed_at == datetime.fromisoformat(entry.about["closed_at"])
 
 
 def test_two_last_answers_at_once_close_the_request() -> None:
@@ -208,6 +227,26 @@ def test_a_terminal_word_stands_unless_it_is_amended_with_a_detail(partner: Part
     assert RemovalRequest.objects.get().outcome == "partially_fulfilled"
 
 
+def test_counts_are_amended_once(partner: Partner) -> None:
+    tell(partner, notices=1)
+    said = {"sequence": 1, "status": "completed", "outcomes": {"removed": 2}}
+    amended = {**said, "outcomes": {"not_found": 2}, "amends": True, "detail": "It was gone before."}
+    assert [say(partner, line).accepted for line in (said, said, amended, amended)] == [1, 0, 1, 0]
+    assert list(Acknowledgement.objects.order_by("pk").values_list("outcomes", flat=True)) == [
+        {"removed": 2},
+        {"not_found": 2},
+    ]
+
+
+def test_a_response_to_a_message_of_before_a_restore_says_nothing(partner: Partner) -> None:
+    tell(partner, notices=1)
+    Stream.objects.update(epoch=2)
+    answer = json.dumps({"sequence": 1, "status": "received"}).encode()
+    with transaction.atomic(), connection.cursor() as cursor:
+        acknowledgement.accept_response(cursor, stream_id=partner.pk, epoch=1, first=1, last=1, answer=answer)
+    assert Stream.objects.get(partner=partner).received_through == 0
+
+
 def test_through_received_moves_the_watermark_alone(partner: Partner) -> None:
     tell(partner, notices=3)
     answer = say(partner, {"through": 2, "status": "received"})
@@ -226,6 +265,61 @@ def test_through_completed_counts_those_further_along_as_unchanged(partner: Part
     answer = say(partner, {"through": 3, "status": "completed"})
     assert (answer.accepted, answer.unchanged) == (2, 1)
     assert handlings() == ["completed", "rejected", "completed", "none"]
+
+
+def steps_taken(partner: Partner, *lines: dict[str, Any]) -> tuple[int, Answer]:
+    with CaptureQueriesContext(connection) as queries:
+        answer = say(partner, *lines)
+    return sum("update removal_notice n set handling" in query["sql"] for query in queries), answer
+
+
+def test_a_range_that_is_said_again_takes_one_step(partner: Partner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acknowledgement, "STEP", 2)
+    tell(partner, notices=7)
+    done = {"through": 7, "status": "completed"}
+    steps, answer = steps_taken(partner, done, done, {"through": 6, "status": "in_progress"}, done)
+    assert (steps, answer.accepted, answer.unchanged) == (4 + 3, 7, 7 + 6 + 7)
+    steps, answer = steps_taken(partner, done)
+    assert (steps, answer.accepted, answer.unchanged) == (1, 0, 7)
+    rows = Acknowledgement.objects.order_by("id").values_list("first_sequence", "last_sequence", "status")
+    assert list(rows) == [(first, min(first + 1, 7), "completed") for first in (1, 3, 5, 7)]
+
+
+def test_a_range_begins_with_the_step_in_which_something_is_behind(
+    partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledgement, "STEP", 3)
+    tell(partner, notices=9)
+    say(partner, *({"sequence": n, "status": "completed"} for n in (1, 2, 3, 4, 6, 7, 8)))
+    Notice.objects.filter(sequence=5).update(closed_at=timezone.now())  # the partner may still answer
+    steps, answer = steps_taken(partner, {"through": 9, "status": "completed"})
+    assert (steps, answer.accepted, answer.unchanged) == (2, 2, 7)
+    assert handlings() == ["completed"] * 9
+    ranges = Acknowledgement.objects.order_by("id").values_list("first_sequence", "last_sequence")
+    assert list(ranges)[7:] == [(4, 6), (7, 9)]
+
+
+def test_a_range_that_may_not_be_said_is_refused_however_far_the_stream_is(
+    partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledgement, "STEP", 1)
+    tell(partner, notices=3)
+    say(partner, {"through": 3, "status": "completed"})
+    answer = say(partner, {"through": 9, "status": "completed"}, {"through": 3, "status": "completed", "epoch": 2})
+    assert codes(answer) == [(9, "unknown_sequence"), (3, "wrong_epoch")]
+    assert (answer.accepted, answer.unchanged) == (0, 0)
+
+
+def test_a_repeated_range_is_a_heartbeat_of_all_of_it(partner: Partner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acknowledgement, "STEP", 2)
+    tell(partner, notices=5)
+    say(partner, {"through": 5, "status": "in_progress"})
+    before = timezone.now() - timedelta(hours=2)
+    Notice.objects.filter(sequence=2).update(acknowledged_at=before)
+    assert say(partner, {"through": 5, "status": "in_progress"}).unchanged == 5
+    heard = Notice.objects.get(sequence=2).acknowledged_at
+    assert heard
+    assert heard > before + timedelta(hours=1)
 
 
 def test_a_message_whose_numbers_are_all_answered_is_sent_no_more(partner: Partner) -> None:

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from partners.models import Partner
 from partners.webhook import Refused
-from removal import acknowledgement, closing, delivery, holdings, invariants, planning, reports
+from removal import acknowledgement, closing, delivery, health, holdings, invariants, planning, reports
 from removal.models import Acknowledgement, Closing, Delivery, LogEntry, Notice, RemovalRequest, Waiver
 from removal.statements import Statement
 from removal.verdict import judge
@@ -118,6 +118,12 @@ def test_a_message_whose_every_number_is_closed_is_not_sent_any_more(partner: Pa
     close(Notice.objects.get(), lead)
     message = Delivery.objects.get()
     assert (message.state, message.delivered_by) == ("delivered", "closed")
+    request = RemovalRequest.objects.get()
+    [line] = reports.partner_lines(request)
+    assert (line.delivery, line.delivered_at) == ("ended_by_hand", None)
+    [told] = holdings.window_of(source=request.source, public_id=request.public_id)
+    assert told.told_at is None
+    assert health.health_of(partner_id=partner.pk, now=timezone.now()).delivered == 0
     assert delivery.claim_due(partner_id=partner.pk) == []
     assert broken() == {}
 

@@ -14,11 +14,13 @@ from pytest_django import Settings
 
 from partners import keys, signing, webhook
 from partners.models import Endpoint, Partner
-from removal import delivery, planning, recovery, sending, verification
+from removal import delivery, invariants, payload, planning, recovery, replay, sending, verification, wording
 from removal.acknowledgement import acknowledge
 from removal.models import Attempt, Delivery, Incident, Notice, Stream
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
+from tests.partners import hostile
+from tests.partners.hostile import Peer
 from tests.receivers import Received, Receiver, Reply, listening
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("loopback_partners")]
@@ -220,6 +222,83 @@ def test_any_other_response_is_a_delivery_and_no_acknowledgement(answer: bytes) 
     assert Stream.objects.get().received_through == 0
 
 
+def let_new_suspects_be_old() -> None:
+    earlier = timezone.now() - 2 * delivery.TRY_ONE_AFTER
+    Delivery.objects.filter(state="waiting", suspect=True).update(created_at=earlier)
+
+
+def test_a_run_of_refused_notices_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "MAX_SUSPECTS", 10)
+
+    def refuse_the_first(message: Received) -> Reply:
+        return Reply(422 if message.sequences[0] <= 20 else 200)
+
+    with listening(refuse_the_first) as receiver:
+        partner = owe(receiver, notices=30, window=2, max_notices=10)
+        sending.drain(partner_id=partner.pk, budget=4 * BUDGET)
+        assert Stream.objects.get().packed_through == 20
+        let_new_suspects_be_old()
+        sending.drain(partner_id=partner.pk, budget=4 * BUDGET)
+        arrived = Delivery.objects.filter(state="delivered").order_by("first_sequence")
+        assert list(arrived.values_list("first_sequence", "last_sequence")) == [(n, n) for n in range(21, 31)]
+        make_due(partner)
+        sending.drain(partner_id=partner.pk, budget=4 * BUDGET)
+    refused = Delivery.objects.filter(state="quarantined").order_by("first_sequence")
+    assert list(refused.values_list("first_sequence", "last_sequence")) == [(n, n) for n in range(1, 21)]
+    assert not Delivery.objects.filter(state="waiting").exists()
+
+
+def test_a_backlog_does_not_fall_apart_when_a_partner_refuses_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "MAX_SUSPECTS", 10)
+    with listening(lambda _: Reply(400)) as receiver:
+        partner = owe(receiver, notices=20, window=1, max_notices=10)
+        packed = []
+        for _ in range(2):
+            for _ in range(2):
+                sending.drain(partner_id=partner.pk, budget=BUDGET)
+                packed.append(Stream.objects.get().packed_through)
+            let_new_suspects_be_old()
+    assert packed == [10, 10, 11, 11]
+
+
+@pytest.mark.parametrize(("lease", "violations"), [(timedelta(seconds=60), 0), (timedelta(milliseconds=1), 1)])
+def test_a_stream_where_only_refused_messages_wait_is_left_standing(
+    lease: timedelta, violations: int, settings: Settings
+) -> None:
+    with listening(lambda _: Reply(400)) as receiver:
+        partner = owe(receiver, notices=1)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+        disclose(make_release(contents={"site:new": ["post:1"]}), partner)
+        record(make_wish("site:new"))
+        planning.plan(budget=BUDGET)
+    settings.DELIVERY_LEASE = lease  # "long" is ten of them
+    time.sleep(0.02)
+    assert invariants.check()["no_stream_is_left_standing"] == violations
+
+
+def test_no_more_long_notices_are_read_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "READ_AT_ONCE", 10)
+    read: list[int] = []
+
+    def watch(execute: Any, sql: str, parameters: Any, *rest: Any) -> Any:
+        if sql == payload.NOTICES or sql == wording.OWN:
+            read.append(parameters["last"])
+        return execute(sql, parameters, *rest)
+
+    with listening() as receiver:
+        partner = make_partner(url=receiver.url, window=3).partner
+        items = [f"post:{n:050}" for n in range(1000)]  # a notice of some 60 KB: four make a message
+        disclose(make_release(contents={f"site:{n}": items for n in range(40)}), partner)
+        for n in range(40):
+            record(make_wish(f"site:{n}"))
+        planning.plan(budget=BUDGET)
+        with connection.execute_wrapper(watch):
+            claims = delivery.claim_due(partner_id=partner.pk)
+    assert [(claim.first, claim.last) for claim in claims] == [(1, 4), (5, 8), (9, 12)]
+    assert max(read) == 20
+    assert [len(json.loads(claim.body)["data"]["notices"]) for claim in claims] == [4, 4, 4]
+
+
 def test_a_success_before_the_refusal_does_not_put_a_message_in_quarantine() -> None:
     replies = iter([503, 200])
     with listening(lambda _: Reply(next(replies, 400))) as receiver:
@@ -257,6 +336,25 @@ def test_a_new_address_is_tried_at_once() -> None:
         assert [due.partner_id for due in recovery.due_partners()] == [partner.pk]
         sending.drain(partner_id=partner.pk, budget=BUDGET)
     assert receiver.sequences == [1]
+
+
+@pytest.mark.parametrize("status", [401, 410, 422, 503])
+def test_what_fails_at_an_old_address_says_nothing_of_the_new_one(status: int) -> None:
+    with listening(lambda _: Reply(status, headers={"Retry-After": "600"})) as old, listening() as receiver:
+        partner = owe(old, notices=2)
+        [claim] = delivery.claim_due(partner_id=partner.pk)
+        verification.waive(actor="test", slug=partner.slug, url=receiver.url, reason="they moved")
+        with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
+            delivery.record([sending.send(claim, line=line)], partner_id=partner.pk)
+        attempt = Attempt.objects.get()
+        assert (attempt.outcome, attempt.status, attempt.url) == ("refused", status, old.url)
+        message = Delivery.objects.get()
+        assert (message.state, message.failures, message.suspect) == ("waiting", 0, False)
+        assert Stream.objects.get().failures == 0
+        assert not Incident.objects.exists()
+        assert Endpoint.objects.get().state == "open"
+        sending.drain(partner_id=partner.pk, budget=BUDGET)  # it is due already
+    assert receiver.sequences == [1, 2]
 
 
 def test_a_partner_that_is_down_holds_a_worker_for_one_batch() -> None:
@@ -304,7 +402,7 @@ def test_a_partner_that_is_down_is_probed_with_one_message_and_resumes_by_itself
 
         Stream.objects.update(probe_at=timezone.now())
         [due] = recovery.due_partners()
-        assert due.is_probe
+        assert due.kind == "probe"
         assert sending.drain(partner_id=partner.pk, budget=BUDGET, probing=False) is False
         assert len(receiver.received) == tried  # a hint does not probe
         sending.drain(partner_id=partner.pk, budget=BUDGET)
@@ -318,6 +416,67 @@ def test_a_partner_that_is_down_is_probed_with_one_message_and_resumes_by_itself
     assert Stream.objects.get().probe_at is None
     assert set(Delivery.objects.values_list("state", flat=True)) == {"delivered"}
     assert sorted(set(receiver.sequences)) == list(range(1, 41))
+
+
+def test_a_probe_is_a_message_whose_time_has_come() -> None:
+    with listening(lambda _: Reply(503)) as receiver:
+        partner = owe(receiver, notices=5, max_notices=1, window=5)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+        tried = len(receiver.received)
+        Stream.objects.update(probe_at=timezone.now())
+        Delivery.objects.update(due_at=timezone.now() + timedelta(hours=12))
+        assert recovery.due_partners() == []
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+        assert len(receiver.received) == tried
+        make_due(partner)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+        assert len(receiver.received) == tried + 1
+
+
+def test_only_a_rate_says_when_to_come_again() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=3, max_notices=1, rate_per_second=10)
+        Stream.objects.update(allowance=1)
+        assert len(delivery.claim(partner_id=partner.pk).claims) == 1
+        # It is just back, and as many as it may have are under way.
+        assert delivery.claim(partner_id=partner.pk) == delivery.Claimed([])
+        Stream.objects.update(allowance=None, tokens=0, tokens_at=timezone.now())
+        assert delivery.claim(partner_id=partner.pk) == delivery.Claimed([], after=timedelta(seconds=0.1))
+
+
+def test_messages_sent_again_open_the_breaker_too() -> None:
+    with listening() as receiver:
+        partner = owe(receiver, notices=20, max_notices=1, window=20)
+        sending.drain(partner_id=partner.pk, budget=BUDGET)
+        replay.send_again(actor="test", slug=partner.slug)
+        receiver.script = lambda _: Reply(503)
+        for _ in range(3):
+            make_due(partner)
+            sending.drain(partner_id=partner.pk, budget=BUDGET)
+    assert Stream.objects.get().probe_at
+    assert len(receiver.received) < 20 + 20
+
+
+def test_a_partner_whose_bodies_never_end_is_slow_and_gets_several_at_once() -> None:
+    with Peer(hostile.slow_body) as peer:
+        partner = owe(Receiver(peer.url(), lambda _: Reply()), notices=20, max_notices=1, window=20)
+        assert sending.drain(partner_id=partner.pk, budget=timedelta(seconds=10)) is False
+    assert set(Delivery.objects.values_list("state", flat=True)) == {"delivered"}
+
+
+def test_those_that_have_not_answered_are_probed_by_turns() -> None:
+    partners = [make_partner(slug).partner for slug in ("a", "b", "c", "well")]
+    for partner in partners:
+        disclose(make_release(f"r-{partner.slug}", contents={"site:1": ["post:1"]}), partner)
+    record(make_wish("site:1"))
+    planning.plan(budget=BUDGET)
+    now = timezone.now()
+    for partner, minutes in zip(partners, (1, 3, 2), strict=False):
+        Stream.objects.filter(pk=partner.pk).update(failures=6, probe_at=now - timedelta(minutes=minutes))
+    by_turns = [partners[3], partners[1], partners[2], partners[0]]
+    assert [due.partner_id for due in recovery.due_partners()] == [partner.pk for partner in by_turns]
+    [_] = delivery.claim_due(partner_id=partners[1].pk)  # somebody is at it
+    assert [due.partner_id for due in recovery.due_partners()] == [by_turns[n].pk for n in (0, 2, 3)]
 
 
 def test_what_was_claimed_beside_a_hanging_message_is_given_back_unsent(settings: Settings) -> None:

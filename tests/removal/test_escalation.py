@@ -23,7 +23,7 @@ from removal.models import Escalation, Notice, StaffMessage, Stream
 from tests.conftest import ROOT
 from tests.factories import make_wish, record
 from tests.receivers import Reply, listening
-from tests.removal.test_reminders import let_pass, owe, say
+from tests.removal.test_reminders import beside, let_pass, owe, say
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("loopback_partners")]
 
@@ -137,6 +137,24 @@ def test_a_stream_is_looked_at_once_an_hour() -> None:
         let_an_hour_pass()
         escalation.look()
         assert raised() == [("acme", 100, 1)]
+
+
+def test_a_stream_can_be_locked_while_it_is_looked_at() -> None:
+    with listening() as receiver:
+        owe(receiver)
+        let_pass(31)
+        with beside(escalation.NOTICES, "select from removal_stream for no key update"):
+            escalation.look()
+    assert raised() == [("acme", 100, 1)]
+
+
+def test_what_somebody_else_has_looked_at_meanwhile_is_not_raised_again() -> None:
+    with listening() as receiver:
+        owe(receiver)
+        let_pass(31)
+        with beside(escalation.NOTICES, "update removal_stream set looked_at = clock_timestamp()"):
+            assert escalation.look() == 0
+    assert raised() == []
 
 
 def test_many_workers_at_once_raise_and_send_each_once(settings: Settings) -> None:

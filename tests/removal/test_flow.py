@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from removal import flow
-from removal.flow import Answers, Flow, is_worth_asking, room, senders, settled, started, tokens_now
+from removal.flow import (
+    Answers,
+    Flow,
+    is_worth_asking,
+    room,
+    senders,
+    settled,
+    started,
+    tokens_now,
+    waits_for_rate,
+)
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -38,6 +48,21 @@ def answers(answered: int = 0, failed: int = 0, *, failing: int = 2, retry_after
 )
 def test_how_many_may_start(kept: Flow, window: int, rate: int, sending: int, at: datetime, expected: int) -> None:
     assert room(kept, window=window, rate=rate, sending=sending, now=at) == expected
+
+
+@pytest.mark.parametrize(
+    ("kept", "sending", "expected"),
+    [
+        (Flow(0, None, None, 0.9, NOW), 3, True),
+        (Flow(0, None, None, 0.9, NOW), 4, False),  # the window is full as well
+        (Flow(0, None, 2, 0.9, NOW), 2, False),  # just back: so is what it is trusted with
+        (Flow(0, None, 2, 1.0, NOW), 2, False),
+        (Flow(5, NOW, None, 0.0, NOW), 0, False),  # a probe has its own time
+        (CALM, 0, False),
+    ],
+)
+def test_the_rate_is_waited_for_where_nothing_else_is(kept: Flow, sending: int, expected: bool) -> None:
+    assert waits_for_rate(kept, window=4, rate=50, sending=sending, now=NOW) is expected
 
 
 @given(

@@ -7,9 +7,11 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from removal import delivery, intake, planning
+from removal import delivery, intake, invariants, planning
+from removal.exports import yearly_metrics
 from removal.models import LogEntry, Notice, Preference, RemovalRequest, RequestTarget, Subject
 from tests.factories import disclose, make_partner, make_release, make_wish, record
+from tests.removal.admin.story import say
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -141,6 +143,27 @@ def test_withdrawing_after_sending_leaves_what_was_told() -> None:
     delivery.claim_due(partner_id=partner.pk)
     intake.withdraw_request(source="blogs", actor="test", public_id=request.public_id)
     assert Notice.objects.get().withdrawn_at is None
+
+
+def test_withdrawing_what_is_closed_keeps_how_and_when_it_ended() -> None:
+    partner = make_partner().partner
+    disclose(make_release(contents={"site:1": ["post:1"]}), partner)
+    request, repeat = record(make_wish("site:1")), record(make_wish("site:1"))
+    planning.plan(budget=BUDGET)
+    delivery.claim_due(partner_id=partner.pk)
+    say(partner, 1, "rejected", reason="legal_obligation")
+    closed = RemovalRequest.objects.get(pk=request.pk)
+    before = list(yearly_metrics(first_year=2026, last_year=2100))
+    for one in (repeat, request):
+        intake.withdraw_request(source="blogs", actor="test", public_id=one.public_id)
+        one.refresh_from_db()
+        assert (one.outcome, one.closed_at) == ("partially_fulfilled", closed.closed_at)
+        assert one.withdrawn_at is not None
+    assert yearly_metrics(first_year=2026, last_year=2100) == before
+    assert Preference.objects.filter(valid_to=None).count() == 0
+    say(partner, 1, "completed", outcomes={"removed": 1}, amends=True, detail="Removed after all.")
+    assert RemovalRequest.objects.get(pk=request.pk).outcome == "fulfilled"
+    assert not any(invariants.check().values())
 
 
 def test_a_withdrawn_request_is_never_planned() -> None:

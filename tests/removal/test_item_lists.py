@@ -71,7 +71,7 @@ def test_a_hundred_thousand_items_go_all_the_way(no_statement_takes_minutes: Non
     ]  # fmt: skip
 
     Stream.objects.update(packed_through=2)
-    listed = reports.notice_items(partner_id=partner.pk, sequence=1, after=0, limit=10)
+    listed = reports.notice_items(partner_id=partner.pk, epoch=1, sequence=1, after=0, limit=10)
     assert [(subject, len(items)) for subject, items in listed.entries] == [("site:1", 50_000)]
     removed = [NamedItem(None, item, "removed") for item in MANY[::2]]
     statement = Statement(status="completed", text="{}", sequence=1, items=removed)

@@ -13,6 +13,7 @@ from partners.models import Partner
 from removal import delivery, intake, invariants, large, ledger, payload, planning, recall
 from removal.acknowledgement import acknowledge
 from removal.models import MatchedPiece, Notice, Preference, RemovalRequest
+from removal.policies import notice_rules
 from removal.statements import Statement
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 
@@ -183,8 +184,7 @@ def test_an_offboarding_is_about_everything_that_one_partner_holds() -> None:
 
 def test_an_offboarding_has_ten_business_days() -> None:
     friday = datetime(2026, 11, 27, 15, tzinfo=UTC)
-    assert planning.business_days_after(friday, 10) == friday + timedelta(days=14)
-    assert planning.business_days_after(friday, 1) == friday + timedelta(days=3)
+    assert notice_rules(now=friday)["offboarded_by"] == datetime(2026, 12, 11, 23, 59, 59, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """Large requests are matched in pieces, with the same result as any other, and nobody beside them waits."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
 
 from removal import large, planning, recall
-from removal.models import MatchedPiece, Notice, RemovalRequest
+from removal.models import MatchedPiece, Notice, RemovalRequest, Stream
+from removal.transactions import read_along_indexes
 from tests.factories import disclose, make_partner, make_release, make_wish, record
+from tests.plans import analyze, rows_read
+from tests.removal.test_planning import wait_until_somebody_waits
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -61,7 +66,6 @@ def test_pieces_find_what_one_round_finds(monkeypatch: pytest.MonkeyPatch, seed:
     planning.plan(budget=BUDGET)
     monkeypatch.setattr(planning, "LARGE", 1)
     monkeypatch.setattr(large, "PIECE", 3)
-    monkeypatch.setattr(large, "AHEAD_OF_IT", 4)
     in_pieces = call_back("in pieces", named, lines)
     large.advance(budget=BUDGET)
 
@@ -72,7 +76,7 @@ def test_pieces_find_what_one_round_finds(monkeypatch: pytest.MonkeyPatch, seed:
 
 def test_targets_far_apart_are_all_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "LARGE", 1)
-    monkeypatch.setattr(large, "AHEAD_OF_IT", 2)
+    monkeypatch.setattr(large, "PIECE", 1)
     holder = make_partner().partner
     disclose(make_release("a", contents={f"site:{n}": ["post:1"] for n in range(20)}), holder)
     for n in range(20):
@@ -82,6 +86,28 @@ def test_targets_far_apart_are_all_found(monkeypatch: pytest.MonkeyPatch) -> Non
     request = call_back("k", ("a",), {"site:0": None, "site:9": None, "site:19": None})
     large.advance(budget=BUDGET)
     assert [(stream_id, items) for stream_id, items, _ in told(request)] == [(holder.pk, 3)]
+
+
+@pytest.mark.parametrize("known", ["nothing", "a few", "all"])
+def test_a_piece_reads_no_further_than_itself(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    monkeypatch.setattr(planning, "LARGE", 1)
+    monkeypatch.setattr(large, "PIECE", 100)
+    subjects = [f"site:{n}" for n in range(10_000)]
+    disclose(make_release("a", contents={subject: ["post:1"] for subject in subjects}), make_partner().partner)
+    for n in range(10):
+        record(make_wish(f"elsewhere:{n}"))
+    planning.plan(budget=BUDGET)
+    if known == "a few":
+        analyze("removal_requesttarget")
+    request = call_back("k", ("a",), dict.fromkeys(subjects))
+    if known == "all":
+        analyze("removal_requesttarget")
+    large.advance(budget=timedelta(milliseconds=1))  # gives it its round
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            read_along_indexes(cursor)
+        piece = {"request": request.pk, "after": 0, "piece": large.PIECE}
+        assert rows_read(large.MATCH_PIECE, piece)["removal_requesttarget"] == large.PIECE
 
 
 def test_an_opt_out_beside_a_large_recall_is_planned_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +129,38 @@ def test_one_large_request_after_the_other_is_matched(monkeypatch: pytest.Monkey
         call_back(f"{n}", ("a",), {f"site:{n}": None, f"site:{n + 1}": None})
     large.advance(budget=BUDGET)
     assert list(Notice.objects.order_by("sequence").values_list("sequence", "item_count")) == [(1, 2), (2, 2)]
+
+
+def test_a_sweep_without_a_large_request_reads_none() -> None:
+    for n in range(1_000):
+        record(make_wish(f"site:{n}"))
+    planning.plan(budget=BUDGET)
+    with connection.cursor() as cursor:
+        cursor.execute("analyze removal_removalrequest")
+        cursor.execute(f"explain {large.TAKE}")
+        assert "request_matching" in str(cursor.fetchall())
+
+
+def test_what_waits_for_a_stream_at_the_end_holds_no_request_that_an_answer_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "LARGE", 1)
+    holder = make_partner().partner
+    disclose(make_release("a", contents={f"site:{n}": ["post:1"] for n in range(2)}), holder)
+    planning.plan(budget=BUDGET)
+    request = call_back("k", ("a",), {"site:0": None, "site:1": None})
+
+    def advance() -> set[int]:
+        try:
+            return large.advance(budget=BUDGET)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor() as pool:
+        with transaction.atomic():  # as an answer locks them: its stream, then its requests
+            Stream.objects.select_for_update(no_key=True).get(pk=holder.pk)
+            advanced = pool.submit(advance)
+            wait_until_somebody_waits()
+            RemovalRequest.objects.select_for_update(no_key=True, nowait=True).get(pk=request.pk)
+        assert advanced.result() == {holder.pk}
+    assert [(stream_id, items) for stream_id, items, _ in told(request)] == [(holder.pk, 2)]

@@ -151,7 +151,9 @@ def check(partner: Partner, given_to_it: dict[str, Contents]) -> None:
         if "subject" in notice:
             assert notice["subject"] in of_all
         assert set(notice.get("releases", ())) <= received.keys()
-        page = reports.notice_items(partner_id=partner.pk, sequence=notice["sequence"], after=0, limit=100).entries
+        page = reports.notice_items(
+            partner_id=partner.pk, epoch=1, sequence=notice["sequence"], after=0, limit=100
+        ).entries
         for subject, items in page:
             assert set(items) <= of_all[subject]
         if "subjects_total" in notice:

@@ -315,3 +315,14 @@ def test_the_gates_output_of_any_length_takes_the_memory_of_a_line() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 200_000
+
+
+def test_a_large_piece_of_short_lines_takes_no_more_than_itself() -> None:
+    body = b"12\n" * 1_000_000
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in split_lines([body])) == 1_000_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(body)

@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations, product
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from removal import exclusions, intake
+from removal import exclusions, intake, invariants
 from removal.models import LogEntry, Preference, RemovalRequest, Subject
 from removal.models.subjects import USAGES
 from removal.preferences import (
@@ -283,12 +284,6 @@ def test_what_others_say_does_not_touch_an_opt_out() -> None:
     assert restriction.rule == "explicit"
 
 
-def test_saying_again_what_an_opt_out_says_keeps_its_request() -> None:
-    request = record(make_wish("site:1"))
-    assert say(Choice("site:1", "all", "disallow", "explicit")) == ["unchanged"]
-    assert Preference.objects.get().request == request
-
-
 def test_an_opt_out_takes_the_place_of_a_preference_and_is_told() -> None:
     say(Choice("site:1", "all", "disallow", "explicit"))
     request = record(make_wish("site:1"))
@@ -435,3 +430,55 @@ def test_what_was_said_since_stands_beside_what_is_restored() -> None:
     withdraw(request)
     prevails = find_preferences(subject="site:1").prevails
     assert (prevails["train-ai"].value, prevails["search"].value) == ("disallow", "allow")
+
+
+def broken() -> set[str]:
+    with connection.cursor() as cursor:
+        return {name for name, violations in invariants.count_violations(cursor).items() if violations}
+
+
+def test_withdrawing_an_opt_out_leaves_what_another_one_refuses() -> None:
+    first = record(make_wish("site:1", usages=("train-ai",)))
+    second = record(make_wish("site:1", usages=("train-ai", "search")))
+    withdraw(first)
+    assert set(restricted(["site:1"], ["train-ai"])) == {"site:1"}
+    standing = Preference.objects.filter(valid_to=None).order_by("usage").values_list("usage", "request_id")
+    assert list(standing) == [("search", second.pk), ("train-ai", second.pk)]
+    second.refresh_from_db()
+    assert second.repeats_id is None
+    assert broken() == set()
+    withdraw(second)
+    assert restricted(["site:1"], ["all"]) == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_refused_is_what_the_standing_opt_outs_refuse(seed: int) -> None:
+    """Opt-outs, withdrawals and refusals of the person's own, in any order."""
+    chance = random.Random(seed)
+    standing: list[RemovalRequest] = []
+    said: set[str] = set()
+    for _ in range(12):
+        match chance.randrange(3):
+            case 0:
+                standing.append(record(make_wish("site:1", usages=tuple(sorted(chance.sample(USAGES[1:], 2))))))
+            case 1 if standing:
+                withdraw(standing.pop(chance.randrange(len(standing))))
+            case 2:
+                said.add(usage := chance.choice(USAGES))
+                say(Choice("site:1", usage, "disallow", "explicit"))
+        refused = said | {usage for request in standing for usage in request.usages}
+        for usage in USAGES[1:]:
+            is_refused = bool(refused & {usage, "all"})
+            assert bool(restricted(["site:1"], [usage])) is is_refused, (usage, refused)
+        assert broken() == set()
+
+
+def test_a_refusal_said_beside_an_opt_out_outlives_it() -> None:
+    request = record(make_wish("site:1"))
+    choice = Choice("site:1", "all", "disallow", "explicit")
+    assert say(choice, choice) == ["created", "unchanged"]
+    assert say(choice) == ["unchanged"]
+    assert [one.request for one in find_preferences(subject="site:1").in_force] == [request]
+    withdraw(request)
+    assert [(one.value, one.request) for one in find_preferences(subject="site:1").in_force] == [("disallow", None)]
+    assert set(restricted(["site:1"], ["all"])) == {"site:1"}

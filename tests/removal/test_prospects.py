@@ -63,17 +63,17 @@ WAITING = replace(OWED, delivery="waiting", handling="none")
         ),
         (
             replace(OWED, respond_by=NOW - DAY),
-            "Overdue since 2026-11-23 14:00: staff were told then, and the partner is reminded.",
+            "Overdue since 2026-11-23 14:00: nothing more happens by itself.",
         ),
         (
             replace(OWED, handling="none", respond_by=NOW - DAY),
-            "Silent, and overdue since 2026-11-23 14:00: staff were told then, and the partner is reminded.",
+            "Silent, and overdue since 2026-11-23 14:00: nothing more happens by itself.",
         ),
         (
             replace(OWED, respond_by=NOW - DAY, asked_until=NOW + DAY),
             (
                 "Staff decide on its wish for time until 2026-11-25 14:00. "
-                "Overdue since 2026-11-23 14:00: staff were told then, and the partner is reminded."
+                "Overdue since 2026-11-23 14:00: nothing more happens by itself."
             ),
         ),
         # acknowledged before our own POST returned

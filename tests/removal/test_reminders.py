@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -80,6 +81,20 @@ def say(partner: Partner, **said: Any) -> None:
 def reminded(receiver: Receiver) -> list[dict[str, Any]]:
     messages = [json.loads(message.body) for message in receiver.received]
     return [message for message in messages if message["type"] == "removal.reminder"]
+
+
+def beside(reading: str, statement: str) -> AbstractContextManager[None]:
+    """Run a statement on a connection of its own each time that a reading one has run. It fails rather than wait."""
+
+    def run(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        result = execute(sql, *rest)
+        if sql == reading:
+            with psycopg.connect(**connection.get_connection_params()) as other:
+                other.execute("set lock_timeout = '100ms'")
+                other.execute(statement)
+        return result
+
+    return connection.execute_wrapper(run)
 
 
 def test_a_reminder_names_what_is_due_and_arrives_as_every_message_does() -> None:
@@ -281,6 +296,25 @@ def test_of_many_workers_at_once_one_makes_the_reminder() -> None:
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(work, range(16))) == 1
     assert Delivery.objects.filter(first_sequence=None).count() == 1
+
+
+def test_a_stream_can_be_locked_while_its_notices_are_read() -> None:
+    with listening() as receiver:
+        owe(receiver)
+        let_pass(16)
+        escalation.look()
+        with beside(reminders.LISTED, "select from removal_stream for no key update"):
+            assert reminders.remind() == 1
+
+
+def test_a_reminder_that_somebody_else_made_meanwhile_is_not_made_again() -> None:
+    with listening() as receiver:
+        owe(receiver)
+        let_pass(16)
+        escalation.look()
+        with beside(reminders.LISTED, "update removal_stream set reminded_at = clock_timestamp()"):
+            assert reminders.remind() == 0
+    assert not Delivery.objects.filter(first_sequence=None).exists()
 
 
 @pytest.mark.parametrize(

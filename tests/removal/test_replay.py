@@ -138,4 +138,4 @@ def test_the_command_counts_first(capsys: pytest.CaptureFixture[str]) -> None:
         call_command("partner", "resend", partner.slug, "--dry-run")
         assert "Would send 4 notices in 2 messages again." in capsys.readouterr().out
         call_command("partner", "resend", partner.slug, "--to", "1")
-        assert "Sending 3 notices in 1 messages again." in capsys.readouterr().out
+        assert "Sending 3 notices in 1 message again." in capsys.readouterr().out

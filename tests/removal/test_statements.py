@@ -84,7 +84,8 @@ def test_outcomes_need_a_sequence() -> None:
         (say("completed"), "in_progress", False),
         (say("in_progress"), "completed", True),
         (say("completed"), "completed", True),
-        (say("completed", amends=True, detail="Again."), "completed", True),
+        (say("completed", amends=True, detail="Fewer than I said."), "completed", False),
+        (say("completed", amends=True), "completed", True),
         (say("completed", amends=True, detail="Found it."), "rejected", False),
         (say("received", amends=True, detail="Once more."), "rejected", True),
     ],
@@ -108,7 +109,10 @@ def test_only_what_takes_a_notice_further_is_news(statement: Statement, handling
         ({"sequence": [4], "status": "received"}, []),
         ({"sequence": 2, "status": "received"}, []),
         ([{"sequence": 4, "status": "received"}], []),
+        ({"sequence": 4, "epoch": 2, "status": "received"}, [4]),
+        ({"sequence": 4, "epoch": 1, "status": "received"}, []),
+        ({"sequence": 4, "through": 4, "status": "received"}, []),
     ],
 )
 def test_a_response_is_believed_whole_or_not_at_all(answer: object, numbers: Sequence[int]) -> None:
-    assert list(statements.read_response(json.dumps(answer).encode(), first=3, last=6)) == numbers
+    assert list(statements.read_response(json.dumps(answer).encode(), epoch=2, first=3, last=6)) == numbers

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
+from django.template.loader import render_to_string
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -13,6 +14,7 @@ from partners.models import Partner
 from removal import (
     acknowledgement,
     closing,
+    delivery,
     escalation,
     extensions,
     intake,
@@ -22,6 +24,7 @@ from removal import (
     replay,
     timeline,
 )
+from removal.admin import timelines
 from removal.models import Escalation, Extension, LogEntry, Notice, RemovalRequest
 from removal.prolonging import extend_request
 from removal.statements import Statement
@@ -88,7 +91,7 @@ def test_the_whole_way_is_told_in_order_of_time() -> None:
     assert (by_kind["decided"].told.who, by_kind["extended"].told.who) == ("staff:7", "staff:7")
     assert by_kind["staff"].told.text == "Export printed."
     assert by_kind["answered"].told.text == (
-        "Says: completed; 2 removed; attested: removed_from_corpus; acknowledgement API, not signed."
+        "Says: completed; 2 removed; attested: removed from corpus; acknowledgement API, not signed."
     )
     assert by_kind["closed"].told.text == "Closed: fulfilled."
 
@@ -170,13 +173,60 @@ def test_what_a_person_ended_is_told_with_both_people() -> None:
     assert (told["waiver decided"].who, told["given up"].who) == (f"staff:{approver.pk}", f"staff:{approver.pk}")
 
 
-def test_a_withdrawal_is_told_with_who_did_it() -> None:
+@pytest.mark.parametrize(("actor", "who"), [("staff:7", "staff:7"), ("api:rk_prefix", "blogs")])
+def test_a_withdrawal_is_told_once_with_who_did_it(actor: str, who: str) -> None:
     request = owe(make_partner().partner)
-    intake.withdraw_request(source="blogs", actor="staff:7", public_id=request.public_id)
+    intake.withdraw_request(source="blogs", actor=actor, public_id=request.public_id)
     request.refresh_from_db()
-    assert {"withdrawn", "staff"} <= set(kinds(request))
-    [by] = [entry.told for entry in timeline_of(request).entries if entry.kind == "staff"]
-    assert (by.who, by.text) == ("staff:7", "Request withdrawn.")
+    told = [entry.told for entry in timeline_of(request).entries]
+    assert sorted((by.who, by.text) for by in told if "withdrawn" in by.text.lower()) == sorted(
+        [(who, "Withdrawn: the wish was taken back."), ("worker", "Closed: withdrawn.")]
+    )
+
+
+def test_a_request_that_was_opened_again_keeps_when_it_was_closed() -> None:
+    first, late = make_partner("acme").partner, make_partner("late").partner
+    release = make_release(contents={"site:1": ["post:1"]})
+    disclose(release, first)
+    request, other = record(make_wish("site:1")), record(make_wish("site:2"))
+    planning.plan(budget=BUDGET)
+    delivery.claim_due(partner_id=first.pk)
+    say(first, 1, "completed")
+    closed_at = RemovalRequest.objects.get(pk=request.pk).closed_at
+    disclose(release, late)
+    planning.plan(budget=BUDGET)
+    request.refresh_from_db()
+    entries = [entry for entry in timeline_of(request).entries if entry.kind in ("closed before", "reopened")]
+    assert [(entry.told.who, entry.told.text) for entry in entries] == [
+        ("worker", "Closed: fulfilled."),
+        ("planner", "Reopened: a later handover holds its content."),
+    ]
+    assert [entries[0].at, entries[0].told.state] == [closed_at, "fulfilled"]
+    assert kinds(other) == ["received", "closed"]
+
+    delivery.claim_due(partner_id=late.pk)
+    say(late, 1, "rejected", reason="no_match")
+    request.refresh_from_db()
+    say(late, 1, "completed", amends=True, detail="We found it.")
+    request.refresh_from_db()
+    closings = [text for _, text in happened(request) if text.startswith(("Closed", "Reopened"))]
+    assert closings == [
+        "Closed: fulfilled.", "Reopened: a later handover holds its content.", "Closed: partially fulfilled.",
+        "Closed: fulfilled.",
+    ]  # fmt: skip
+
+
+def test_the_page_says_how_much_of_it_there_is() -> None:
+    request = tell_many("acme")
+    for most, words in (
+        (500, "5 lines in order of time. What"),
+        (1, "1 line in order of time; more came before them. What"),
+    ):
+        page = timelines.page_of(request)
+        whole = timeline_of(request, most=most)
+        shown = timelines.Page(page.lines[-len(whole.entries) :], "/earlier/" if whole.earlier else "")
+        text = " ".join(render_to_string("admin/removal/happened.html", {"page": shown}).split())
+        assert words in text
 
 
 def test_a_repeat_has_the_notices_of_the_earlier_one() -> None:

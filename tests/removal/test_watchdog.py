@@ -19,11 +19,14 @@ from tests.faults.servers import Redis
 
 PATIENCE_SECONDS = 60  # on a busy machine
 
-# The worker takes messages over one connection and publishes over another; the test stands between it and the first.
-SPLIT_SETTINGS = """
+# Three seconds of patience, which settings.py refuses to production. The worker may take messages over one connection
+# and publish over another; the test stands between it and the first.
+WATCHED_SETTINGS = """
 import os
+from datetime import timedelta
 from removal.config.settings import *
-CELERY_BROKER_READ_URL = os.environ["BROKER_READ_URL"]
+WATCHDOG = timedelta(seconds=3)
+CELERY_BROKER_READ_URL = os.environ.get("BROKER_READ_URL") or CELERY_BROKER_URL
 """
 
 
@@ -80,13 +83,15 @@ def test_any_task_counts_as_much_as_a_pulse() -> None:
 @contextmanager
 def running(folder: Path, **environment: str) -> Iterator[Processes]:
     """Run a worker that has two processes, a pulse a second, and three seconds of patience."""
+    (folder / "watched_settings.py").write_text(WATCHED_SETTINGS)
     environment = {
         **environment_of_tests(),
         "BROKER_QUEUE": f"{settings.CELERY_TASK_DEFAULT_QUEUE}-watched",  # in which no other test has left hints
         "DELIVERY_DEADLINE_SECONDS": "1",
         "DELIVERY_LEASE_SECONDS": "3",
         "PULSE_INTERVAL_SECONDS": "1",
-        "WATCHDOG_SECONDS": "3",
+        "DJANGO_SETTINGS_MODULE": "watched_settings",
+        "PYTHONPATH": f"{folder}{os.pathsep}{os.getcwd()}",
         **environment,
     }
     with Processes(logs=folder / "logs", environment=environment) as processes:
@@ -132,15 +137,12 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 @pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_whose_connection_fell_silent_ends(tmp_path: Path, redis: Redis) -> None:
-    (tmp_path / "split_settings.py").write_text(SPLIT_SETTINGS)
     with (
         Proxy(("127.0.0.1", redis.port)) as proxy,
         running(
             tmp_path,
             BROKER_URL=f"redis://127.0.0.1:{redis.port}/0",
             BROKER_READ_URL=f"redis://127.0.0.1:{proxy.port}/0",
-            DJANGO_SETTINGS_MODULE="split_settings",
-            PYTHONPATH=f"{tmp_path}{os.pathsep}{os.getcwd()}",
         ) as processes,
     ):
         processes.wait_for(says(processes, "removal.tasks.pulse"), "worker")

@@ -22,19 +22,22 @@ for (const line of readFileSync(STORE, "utf8").split("\n")) {
     remember(JSON.parse(line));
   } catch {} // nothing, or half a line: it was never said to be received
 }
-function take({ epoch, sequence, raw }) {
-  if (!taken.has(`${epoch} ${sequence}`)) append({ epoch, sequence, raw, done: false });
+function take({ epoch, sequence, raw, withdrawn }) {
+  if (!taken.has(`${epoch} ${sequence}`)) append({ epoch, sequence, raw, state: withdrawn ? "done" : "new" });
 }
 const receiver = new Receiver({ partner: PARTNER, take, secrets: [SECRET] });
 
 async function work(entry) {
   const notice = readNotice(entry.raw, entry.epoch);
-  for await (const [subject, items] of notice.itemsUrl ? client.items(notice.itemsUrl) : notice.items) {
-    console.log("removed", notice.sequence, subject, items);
+  const listed = notice.itemsUrl ? client.items(notice.itemsUrl) : notice.items;
+  const whole = notice.releases.map((name) => [name, "all"]); // an offboarding lists nothing
+  for await (const [name, items] of notice.kind === "offboarding" ? whole : listed) {
+    console.log("removed", notice.sequence, name, items);
   }
   const outcomes = notice.itemsTotal ? { removed: notice.itemsTotal } : {};
-  console.log(await client.acknowledge([{ epoch: entry.epoch, sequence: notice.sequence, status: "completed", outcomes }]));
-  append({ ...entry, done: true });
+  const said = await client.acknowledge([{ epoch: entry.epoch, sequence: notice.sequence, status: "completed", outcomes }]);
+  console.log(said); // what was refused is not tried again: somebody must look at it
+  append({ ...entry, state: said.refused.length ? "refused" : "done" });
 }
 
 createServer(async (request, response) => {
@@ -46,7 +49,7 @@ createServer(async (request, response) => {
 }).listen(Number(PORT), "127.0.0.1");
 
 for (;;) {
-  const waiting = [...taken.values()].filter((entry) => !entry.done);
-  for (const entry of waiting) await work(entry).catch((error) => console.log("the service must wait:", error.message));
+  const waiting = [...taken.values()].filter((entry) => entry.state === "new");
+  for (const entry of waiting) await work(entry).catch((error) => console.log("later:", entry.sequence, error.message));
   await wait(500);
 }

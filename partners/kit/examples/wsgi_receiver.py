@@ -10,29 +10,30 @@ from wsgiref.simple_server import make_server
 from removal_kit import MAX_BODY_BYTES, Client, KitError, Receiver, read_notice
 
 client = Client(environ["SERVICE_URL"], environ["API_KEY"], allow_http="//127.0.0.1:" in environ["SERVICE_URL"])
-# Without isolation_level, each statement has committed when it returns. A power cut does not undo it.
-db = sqlite3.connect(environ["STORE"], timeout=10, isolation_level=None, check_same_thread=False)
-db.execute("CREATE TABLE IF NOT EXISTS notices (epoch, sequence, raw, done, PRIMARY KEY (epoch, sequence))")
+db = sqlite3.connect(environ["STORE"], isolation_level=None, check_same_thread=False)  # each statement commits
+db.execute("CREATE TABLE IF NOT EXISTS notices (epoch, sequence, raw, state, PRIMARY KEY (epoch, sequence))")
 
 
 def take(notice):
-    values = (notice.epoch, notice.sequence, json.dumps(notice.raw))
-    db.execute("INSERT OR IGNORE INTO notices VALUES (?, ?, ?, 0)", values)
+    values = (notice.epoch, notice.sequence, json.dumps(notice.raw), "done" if notice.withdrawn else "new")
+    db.execute("INSERT OR IGNORE INTO notices VALUES (?, ?, ?, ?)", values)
 
 
 def keep_working():
     while True:
-        try:
-            for epoch, sequence, raw, _ in db.execute("SELECT * FROM notices WHERE NOT done").fetchall():
+        for row, epoch, sequence, raw, _ in db.execute("SELECT rowid, * FROM notices WHERE state = 'new'").fetchall():
+            try:
                 notice = read_notice(json.loads(raw), epoch)
-                for subject, items in client.items(notice.items_url) if notice.items_url else notice.items:
-                    print("removed", sequence, subject, items, flush=True)
+                whole = [(name, "all") for name in notice.releases if notice.kind == "offboarding"]  # it lists nothing
+                for name, items in client.items(notice.items_url) if notice.items_url else whole or notice.items:
+                    print("removed", sequence, name, items, flush=True)
                 outcomes = {"removed": notice.items_total} if notice.items_total else {}
                 line = {"epoch": epoch, "sequence": sequence, "status": "completed", "outcomes": outcomes}
-                print(client.acknowledge([line]), flush=True)
-                db.execute("UPDATE notices SET done = 1 WHERE epoch = ? AND sequence = ?", (epoch, sequence))
-        except KitError as error:
-            print("the service must wait:", error, flush=True)
+                said = client.acknowledge([line])
+                print(said, flush=True)  # what was refused is not tried again: somebody must look at it
+                db.execute("UPDATE notices SET state = ? WHERE rowid = ?", ("refused" if said.refused else "done", row))
+            except KitError as error:
+                print("later:", sequence, error, flush=True)
         time.sleep(0.5)
 
 

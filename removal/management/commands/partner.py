@@ -179,6 +179,7 @@ class Command(BaseCommand):
             Verification.Effect.LIVE: f"{slug} is live: what it is owed is sent to {url} from now on.",
             Verification.Effect.URL: f"{slug} is sent its messages at {url} from the next attempt on.",
             Verification.Effect.OPENED: f"{slug} is sent to again, at {url}.",
+            Verification.Effect.INCIDENT: f"Nothing stops for {slug}, but an incident is open until it passes.",
             Verification.Effect.STALE: "Its URL or its keys changed meanwhile, so that nothing follows. Run it again.",
             Verification.Effect.NONE: f"Nothing changes for {slug}.",
         }[Verification.Effect(result.effect)]
@@ -207,13 +208,13 @@ class Command(BaseCommand):
             raise CommandError("--since needs a time zone, such as 2026-11-24T09:00+00:00.")
         if dry_run:
             extent = replay.extent_of(slug=slug, **chosen)
-            self.stdout.write(f"Would send {extent.notices} notices in {extent.messages} messages again.")
+            self.stdout.write(f"Would send {extent} again.")
             return
         extent = replay.send_again(
             actor=actor, slug=slug, progress=lambda messages: self.stderr.write(f"{messages} messages …"), **chosen
         )
         hints.hint_stream(partner_id=partnerships.find_partner(slug).pk)
-        self.stdout.write(f"Sending {extent.notices} notices in {extent.messages} messages again.")
+        self.stdout.write(f"Sending {extent} again.")
 
 
 def _when(at: datetime | None) -> str:

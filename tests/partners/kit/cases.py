@@ -203,7 +203,7 @@ def parse_cases() -> Iterable[Case]:
     yield parse_case("another partner's", message(notice(1), partner="globex"), "wrong_partner")
     yield parse_case("no partner", message(notice(1), partner=None), "unreadable")
     yield parse_case("version 2", message(notice(1), version="2"), "unknown_version")
-    yield parse_case("another type", message(type_="removal.party"), "unknown_type")
+    yield parse_case("another type", message(type_="removal.party"), [], type_="removal.party")
     yield parse_case("another kind", message(notice(1, kind="forget_everything")), "unknown_kind")
     yield parse_case("a gap", message(notice(1), notice(3)), "unreadable")
     yield parse_case("less than it says", message(notice(1), last=2), "unreadable")

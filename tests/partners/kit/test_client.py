@@ -299,15 +299,17 @@ def stream_page(epoch: int, *sequences: int, following: str | None = None) -> Re
     return Reply(200, json.dumps(data).encode())
 
 
-def test_pulling_without_waiting_ends_at_the_head(call: Call, service: Service) -> None:
+def test_pulling_without_waiting_confirms_the_last_page_and_ends(call: Call, service: Service) -> None:
     service.replies = {
         "/v1/stream?after=3&limit=2&wait=0&epoch=1": [stream_page(1, 4, 5, following="x")],
         "/v1/stream?after=5&limit=2&wait=0&epoch=1": [stream_page(1, 6)],
+        "/v1/stream?after=6&limit=2&wait=0&epoch=1": [stream_page(1)],
     }
 
     result = call(service.url, "pull", {"after": 3, "epoch": 1, "limit": 2, "wait": 0})
 
-    assert result["value"] == [[1, [4, 5]], [1, [6]]]
+    assert result == {"value": [[1, [4, 5]], [1, [6]]], "error": None, "slept": []}
+    assert service.paths == list(service.replies)  # to come back is what says that the last one is there
 
 
 def test_pulling_with_a_wait_goes_on(call: Call, service: Service) -> None:
@@ -319,11 +321,32 @@ def test_pulling_with_a_wait_goes_on(call: Call, service: Service) -> None:
     assert call(service.url, "pull", {"wait": 5}, first=2)["value"] == [[1, [1, 2]], [1, [3]]]
 
 
+def test_an_empty_page_that_came_at_once_is_followed_by_a_pause(call: Call, service: Service) -> None:
+    service.replies = {"/v1/stream?after=0&limit=100&wait=5": [stream_page(1), stream_page(1), stream_page(1, 1, 2)]}
+
+    result = call(service.url, "pull", {"wait": 5}, first=1)
+
+    assert result == {"value": [[1, [1, 2]]], "error": None, "slept": [1, 1]}
+
+
+def test_a_wait_that_was_kept_is_not_followed_by_a_pause(call: Call, service: Service) -> None:
+    pages = [stream_page(1), stream_page(1, 1, 2)]
+
+    def answer(_: Any) -> Reply:
+        time.sleep(1 if len(pages) == 2 else 0)
+        return pages.pop(0)
+
+    service.answer = answer
+
+    assert call(service.url, "pull", {"wait": 1}, first=1) == {"value": [[1, [1, 2]]], "error": None, "slept": []}
+
+
 @pytest.mark.parametrize("says_so", [Reply(409, b'{"code": "wrong_epoch"}'), stream_page(2, 8)], ids=["409", "a page"])
 def test_after_a_new_epoch_the_stream_is_read_from_its_beginning(call: Call, service: Service, says_so: Reply) -> None:
     service.replies = {
         "/v1/stream?after=7&limit=100&wait=0&epoch=1": [says_so],
         "/v1/stream?after=0&limit=100&wait=0": [stream_page(2, *range(1, 9))],
+        "/v1/stream?after=8&limit=100&wait=0&epoch=2": [stream_page(2)],
     }
 
     assert call(service.url, "pull", {"after": 7, "epoch": 1, "wait": 0})["value"] == [[2, list(range(1, 9))]]

@@ -20,8 +20,8 @@ function write(entry) {
   appendFileSync(STORE, `\n${JSON.stringify(entry)}`, { flush: true });
   keep(entry);
 }
-function take({ epoch, sequence, raw }) {
-  if (!known.has(`${epoch}/${sequence}`)) write({ epoch, sequence, raw, done: false });
+function take({ epoch, sequence, raw, withdrawn }) {
+  if (!known.has(`${epoch}/${sequence}`)) write({ epoch, sequence, raw, done: withdrawn });
 }
 function remind({ data }) {
   console.log("reminded of", data.due.map((due) => due.sequence));
@@ -37,18 +37,20 @@ createServer(async (request, response) => {
 
 async function remove({ epoch, raw }) {
   const notice = readNotice(raw, epoch);
-  for await (const [subject, items] of notice.itemsUrl ? client.items(notice.itemsUrl) : notice.items) {
-    console.log("removed", notice.sequence, subject, Array.isArray(items) ? items.length : 1);
+  const listed = notice.itemsUrl ? client.items(notice.itemsUrl) : notice.items;
+  const whole = notice.releases.map((release) => [release, "all"]);
+  for await (const [name, items] of notice.kind === "offboarding" ? whole : listed) {
+    console.log("removed", notice.sequence, name, Array.isArray(items) ? items.length : 1);
   }
   const outcomes = notice.itemsTotal ? { removed: notice.itemsTotal } : {};
   const { refused } = await client.acknowledge([{ epoch, sequence: notice.sequence, status: "completed", outcomes }]);
-  return refused.length === 0;
+  return refused;
 }
 
 for (;;) {
   for (const entry of [...known.values()].filter((entry) => !entry.done)) {
-    const isDone = await remove(entry).catch((error) => console.log("later:", error.message));
-    if (isDone) write({ ...entry, done: true });
+    const refused = await remove(entry).catch((error) => console.log("later:", error.message));
+    if (refused) write({ ...entry, done: true, refused }); // what was refused somebody must look at
   }
   await wait(300);
 }

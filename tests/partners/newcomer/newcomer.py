@@ -10,14 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from removal_kit import Client, KitError, Receiver, read_notice
 
 db = sqlite3.connect(os.environ["STORE"], isolation_level=None, check_same_thread=False, timeout=10)
-db.execute("CREATE TABLE IF NOT EXISTS notices (epoch, sequence, raw, done DEFAULT 0, PRIMARY KEY (epoch, sequence))")
+db.execute("CREATE TABLE IF NOT EXISTS notices (epoch, sequence, raw, done, PRIMARY KEY (epoch, sequence))")
 url = os.environ["SERVICE_URL"]
 client = Client(url, os.environ["API_KEY"], allow_http=url.startswith("http://127.0.0.1"))
 
 
 def take(notice):
-    values = (notice.epoch, notice.sequence, json.dumps(notice.raw))
-    db.execute("INSERT OR IGNORE INTO notices (epoch, sequence, raw) VALUES (?, ?, ?)", values)
+    values = (notice.epoch, notice.sequence, json.dumps(notice.raw), notice.withdrawn)
+    db.execute("INSERT OR IGNORE INTO notices VALUES (?, ?, ?, ?)", values)
 
 
 def remind(message):
@@ -39,9 +39,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def remove(notice):
-    lists = client.items(notice.items_url) if notice.items_url else notice.items
-    for subject, items in lists:
-        print("removed", notice.sequence, subject, 1 if isinstance(items, str) else len(items), flush=True)
+    listed = client.items(notice.items_url) if notice.items_url else notice.items
+    whole = [(release, "all") for release in notice.releases]
+    for name, items in whole if notice.kind == "offboarding" else listed:
+        print("removed", notice.sequence, name, 1 if isinstance(items, str) else len(items), flush=True)
     line = {"epoch": notice.epoch, "sequence": notice.sequence, "status": "completed"}
     return {**line, "outcomes": {"removed": notice.items_total}} if notice.items_total else line
 
@@ -51,8 +52,9 @@ while True:
     for epoch, sequence, raw in db.execute("SELECT epoch, sequence, raw FROM notices WHERE NOT done").fetchall():
         try:
             answer = client.acknowledge([remove(read_notice(json.loads(raw), epoch))])
-            if not answer.refused:
-                db.execute("UPDATE notices SET done = 1 WHERE epoch = ? AND sequence = ?", (epoch, sequence))
+            done = 2 if answer.refused else 1  # 2: somebody must look at it
+            db.execute("UPDATE notices SET done = ? WHERE epoch = ? AND sequence = ?", (done, epoch, sequence))
+            print(answer, flush=True)
         except KitError as error:
             print("later:", error, flush=True)
     time.sleep(0.3)

@@ -55,6 +55,13 @@ def age(desk: Client) -> None:
     session.save()
 
 
+def log_in_with(code: str) -> Client:
+    desk = Client()
+    sent = {"username": "lead", "password": PASSWORD, "code": code, "next": "/admin/"}
+    desk.post("/admin/login/?next=/admin/", sent)
+    return desk
+
+
 def test_looking_changes_nothing_and_says_what_will_happen(lead: User) -> None:
     owe(make_partner("acme").partner)
     desk = open_desk(lead)
@@ -178,10 +185,7 @@ def test_an_old_session_is_asked_who_it_is_and_loses_nothing(lead: User) -> None
 def test_whoever_has_a_second_factor_shows_it_again(lead: User) -> None:
     device, codes = enrol(lead)
     owe(make_partner().partner)
-    desk = Client()
-    desk.post(
-        "/admin/login/?next=/admin/", {"username": "lead", "password": PASSWORD, "code": codes[0], "next": "/admin/"}
-    )
+    desk = log_in_with(codes[0])
     age(desk)
     url = closing_url(Notice.objects.get())
     _, token = ask(desk, url)
@@ -189,6 +193,19 @@ def test_whoever_has_a_second_factor_shows_it_again(lead: User) -> None:
     assert desk.post(url, sent).status_code == 200
     assert Closing.objects.count() == 0
     assert desk.post(url, {**sent, "proof-code": code_of(device)}).status_code == 302
+    assert Closing.objects.count() == 1
+
+
+def test_what_is_wrong_on_the_page_does_not_use_up_the_code(lead: User) -> None:
+    _, codes = enrol(lead)
+    owe(make_partner().partner)
+    desk = log_in_with(codes[0])
+    age(desk)
+    url = closing_url(Notice.objects.get())
+    _, token = ask(desk, url)
+    sent = {"token": token, "proof-password": PASSWORD, "proof-code": codes[1]}
+    assert "This field is required." in desk.post(url, {**sent, "reason": "no_longer_held"}).content.decode()
+    assert desk.post(url, {**sent, **SAID}).status_code == 302
     assert Closing.objects.count() == 1
 
 
@@ -247,7 +264,7 @@ def test_a_secret_is_shown_once_and_never_stored(lead: User) -> None:
     desk = open_desk(lead)
     for name, sent, pattern in (
         ("rotate", {"reason": "leaked", "overlap_hours": 0}, r"whsec_[A-Za-z0-9+/=]+"),
-        ("new-key", {}, r"rk_[A-Za-z0-9_-]{20,}"),
+        ("new-key", {"reason": "lost"}, r"rk_[A-Za-z0-9_-]{20,}"),
     ):
         url = f"/admin/partners/partner/act/{name}/?rows={partner.pk}"
         _, token = ask(desk, url)
@@ -271,11 +288,11 @@ def test_the_other_things_that_staff_do(lead: User) -> None:
     resend = partner_url.format("resend")
     _, token = ask(desk, resend)
     asked = desk.post(resend, {"token": token, "reason": "restored", "first": 1}).content.decode()
-    effect = "Will send 1 notices in 1 messages again."
+    effect = "Will send 1 notice in 1 message again."
     assert effect in asked
     assert LogEntry.objects.filter(action="messages_sent_again").count() == 0  # shown before it is done
     [said] = carry_out(resend, reason="restored", first=1, effect=effect)
-    assert said.startswith("1 notices in 1 messages are sent again")
+    assert said == "Sent again, behind all that is new: 1 notice in 1 message."
     before = Endpoint.objects.get(partner=partner).url
     [said] = carry_out(partner_url.format("change-url"), reason="gone", ticket="OPS-7", url="http://127.0.0.1:9/new")
     assert said == f"{partner.slug} did not pass. What followed: nothing."
@@ -286,21 +303,28 @@ def test_the_other_things_that_staff_do(lead: User) -> None:
     ).content.decode()
     assert 'value="javascript:alert(1)"' in page  # refused, and there to be mended
     key = ApiKey.objects.get(partner=partner)
-    assert carry_out(f"/admin/partners/apikey/act/revoke/?rows={key.pk}") == ["1 ended at once."]
+    revoke = f"/admin/partners/apikey/act/revoke/?rows={key.pk}"
+    assert carry_out(revoke, reason="leaked") == ["1 ended at once."]
+    assert LogEntry.objects.get(action="api_key_revoked").about == {"api_key": key.pk, "reason": "leaked"}
+    page = desk.post(revoke, {"token": uuid.uuid4(), "reason": "leaked"}).content.decode()
+    assert f"The key {key.prefix}… was ended before." in page
     request = owe(partner)
-    assert carry_out(f"/admin/removal/removalrequest/act/withdraw/?rows={request.pk}") == ["1 withdrawn."]
+    withdraw = f"/admin/removal/removalrequest/act/withdraw/?rows={request.pk}"
+    assert f"{request.public_id}: opt-out, planned" in desk.get(withdraw).content.decode()
+    assert carry_out(withdraw, reason="person_asked") == ["1 withdrawn."]
     assert RemovalRequest.objects.get(pk=request.pk).outcome == "withdrawn"
     done = LogEntry.objects.filter(actor=f"staff:{lead.pk}").order_by("pk").values_list("action", flat=True)
     assert list(done) == [
         "messages_sent_again", "endpoint_proposed", "verification_failed", "api_key_revoked", "request_withdrawn",
     ]  # fmt: skip
     assert LogEntry.objects.get(action="messages_sent_again").about["reason"] == "restored"
+    assert LogEntry.objects.get(action="request_withdrawn").about["reason"] == "person_asked"
     assert LogEntry.objects.get(action="endpoint_proposed").about == {
         "partner": partner.pk, "reason": "gone", "ticket": "OPS-7",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["pause", "rotate", "resend", "change-url"])
+@pytest.mark.parametrize("name", ["pause", "rotate", "resend", "change-url", "verify", "new-key"])
 def test_what_stops_moves_or_repeats_messages_needs_a_reason_and_takes_no_prose(lead: User, name: str) -> None:
     partner = tell()
     desk, url = open_desk(lead), f"/admin/partners/partner/act/{name}/?rows={partner.pk}"

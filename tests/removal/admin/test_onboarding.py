@@ -41,7 +41,7 @@ def test_verifying_makes_a_careful_partner_live(desk: Client, superuser: User) -
     with listening(lambda message: careful(message, secret=made[0].secret)) as receiver:
         made.append(newcomer(receiver.url))
         partner = made[0].partner
-        answer = carry_out(desk, "verify", partner)
+        answer = carry_out(desk, "verify", partner, reason="new")
     assert (answer.status_code, answer["Location"]) == (302, page(partner))
     assert told(desk) == ["acme passed. What followed: went live."]
     assert Partner.objects.get().state == "live"
@@ -51,7 +51,7 @@ def test_verifying_makes_a_careful_partner_live(desk: Client, superuser: User) -
 def test_the_page_shows_every_check_and_what_to_fix_as_plain_text(desk: Client) -> None:
     with listening(lambda _: Reply(200, b"<script>alert(1)</script>")) as receiver:
         partner = newcomer(receiver.url).partner
-        carry_out(desk, "verify", partner)
+        carry_out(desk, "verify", partner, reason="new")
     assert told(desk) == ["acme did not pass. What followed: nothing."]
     result = Verification.objects.get()
     for url in (page(partner), f"/admin/partners/verification/{result.pk}/change/"):
@@ -66,7 +66,10 @@ def test_a_waiver_needs_a_reason_that_the_page_shows(desk: Client, superuser: Us
     partner = newcomer().partner
     assert "This field is required." in carry_out(desk, WAIVE, partner, reason=" ").content.decode()
     assert Partner.objects.get().state == "onboarding"
-    carry_out(desk, WAIVE, partner, reason="Tested by phone.")
+    effect = "Will send what acme is owed to http://127.0.0.1:9/."
+    assert effect in carry_out(desk, WAIVE, partner, reason="Tested by phone.").content.decode()
+    assert Partner.objects.get().state == "onboarding"  # shown before it is done
+    carry_out(desk, WAIVE, partner, reason="Tested by phone.", effect=effect)
     assert Partner.objects.get().state == "live"
     assert "Waived because: Tested by phone." in desk.get(page(partner)).content.decode()
     entry = LogEntry.objects.get(action="verification_waived")
@@ -74,9 +77,21 @@ def test_a_waiver_needs_a_reason_that_the_page_shows(desk: Client, superuser: Us
     assert "phone" not in str(entry.about)
 
 
+def test_a_waiver_is_asked_again_when_the_address_changed_meanwhile(desk: Client) -> None:
+    partner = make_partner("acme", url="http://127.0.0.1:9/old").partner
+    Endpoint.objects.filter(partner=partner).update(pending_url="http://127.0.0.1:9/seen")
+    seen = "Will send what acme is owed to http://127.0.0.1:9/seen."
+    assert seen in carry_out(desk, WAIVE, partner, reason="By phone.").content.decode()
+    Endpoint.objects.filter(partner=partner).update(pending_url="http://127.0.0.1:9/another")
+    shown = carry_out(desk, WAIVE, partner, reason="By phone.", effect=seen)
+    assert "http://127.0.0.1:9/another." in shown.content.decode()
+    assert Endpoint.objects.get().url == "http://127.0.0.1:9/old"
+
+
 def test_where_there_is_nothing_to_waive_the_page_says_so(desk: Client) -> None:
     partner = make_partner("acme", url="http://127.0.0.1:9/").partner
-    shown = carry_out(desk, WAIVE, partner, reason="Just so.").content.decode()
+    effect = "Will send what acme is owed to http://127.0.0.1:9/."
+    shown = carry_out(desk, WAIVE, partner, reason="Just so.", effect=effect).content.decode()
     assert "Acme needs no waiver: it is live, and http://127.0.0.1:9/ is in use." in shown
     assert "Just so." in shown
     assert Verification.objects.count() == 0
@@ -88,7 +103,8 @@ def test_of_two_clicks_on_verify_one_verifies(desk: Client) -> None:
         made.append(newcomer(receiver.url))
         url = act_url("verify", made[0].partner)
         [token] = re.findall(r'name="token" value="([^"]+)"', desk.get(url).content.decode())
-        assert [desk.post(url, {"token": token}).status_code for _ in range(2)] == [302, 302]
+        sent = {"token": token, "reason": "new"}
+        assert [desk.post(url, sent).status_code for _ in range(2)] == [302, 302]
     done = "acme passed. What followed: went live."
     assert told(desk) == [done, f"This was sent twice and done once. {done}"]
     assert Verification.objects.count() == 1
@@ -97,7 +113,7 @@ def test_of_two_clicks_on_verify_one_verifies(desk: Client) -> None:
 def test_while_a_verification_runs_another_one_is_refused_and_says_when(desk: Client) -> None:
     partner = newcomer().partner
     Endpoint.objects.filter(partner=partner).update(verifying_until=timezone.now() + timedelta(seconds=40))
-    shown = carry_out(desk, "verify", partner).content.decode()
+    shown = carry_out(desk, "verify", partner, reason="routine").content.decode()
     assert "A verification of acme is under way; it takes a minute at most. Try again after it." in shown
     assert Verification.objects.count() == 0
 
@@ -118,7 +134,8 @@ def test_whoever_may_verify_may_not_waive(viewer: User, viewer_desk: Client) -> 
     assert ("/verify/" in shown, f"/{WAIVE}/" in shown) == (True, False)
     assert carry_out(viewer_desk, WAIVE, partner).status_code == 403
     viewer.user_permissions.add(Permission.objects.get(codename="waive_verification"))
-    assert carry_out(viewer_desk, WAIVE, partner, reason="Because.").status_code == 302
+    effect = "Will send what acme is owed to http://127.0.0.1:9/."
+    assert carry_out(viewer_desk, WAIVE, partner, reason="Because.", effect=effect).status_code == 302
     assert Partner.objects.get().state == "live"
 
 
@@ -146,7 +163,7 @@ def test_pausing_a_partner_in_onboarding_says_why_it_cannot_be(desk: Client, dee
     assert carry_out(desk, deed, partner).status_code == 302
     assert told(desk)[0].endswith(f"does not go with acme, as things stand. a{why}")
     assert (
-        f"A{why}" in desk.post(act_url(deed, partner), {"reason": "fault"}).content.decode()
+        f"A{why}" in desk.post(act_url(deed, partner), {"reason": "partner_asked"}).content.decode()
     )  # by a page that was opened before
     assert Partner.objects.get().state == "onboarding"
 

@@ -248,6 +248,22 @@ def test_other_columns_cannot_be_probed_through_the_address(desk: Client) -> Non
         assert desk.get(f"/admin/{query}").status_code == 400
 
 
+def test_no_address_makes_a_list_sort_a_whole_table(desk: Client) -> None:
+    for subject in ("site:1", "site:2"):
+        record(make_wish(subject))
+    for query in ("", "?o=0", "?o=-6.1", "?o=x"):
+        [newest, older] = re.findall(
+            r"/removalrequest/(\d+)/change/", read(desk, f"/admin/removal/removalrequest/{query}")
+        )
+        assert int(newest) > int(older)
+
+
+def test_a_row_that_cannot_be_chosen_is_refused(desk: Client) -> None:
+    make_partner()
+    sent = {"action": "pause", "_selected_action": "1 or 1"}
+    assert desk.post("/admin/partners/partner/", sent).status_code == 403
+
+
 def test_a_message_is_shown_as_it_was_sent(desk: Client) -> None:
     tell()
     delivery = Delivery.objects.get()

@@ -9,7 +9,9 @@ from django.test import Client
 
 from partners.models import Partner
 from removal.models import LogEntry
+from removal.partnerships import set_paused
 from tests.factories import make_partner
+from tests.removal.admin.story import owe
 
 pytestmark = pytest.mark.django_db
 
@@ -25,7 +27,7 @@ def act(desk: Client, action: str, *partners: Partner) -> int:
     if page.status_code != 200:
         return page.status_code
     [token] = re.findall(r'name="token" value="([^"]+)"', page.content.decode())
-    return desk.post(chosen["Location"], {"token": token, "reason": "fault"}).status_code
+    return desk.post(chosen["Location"], {"token": token, "reason": "partner_asked"}).status_code
 
 
 def told(desk: Client) -> list[str]:
@@ -54,9 +56,9 @@ def test_pausing_and_resuming_changes_the_selected_partners_and_is_logged(desk: 
 
     staff = f"staff:{superuser.pk}"
     assert logged() == [
-        (staff, "partner_paused", {"partner": first.pk, "reason": "fault"}),
-        (staff, "partner_paused", {"partner": second.pk, "reason": "fault"}),
-        (staff, "partner_resumed", {"partner": second.pk}),
+        (staff, "partner_paused", {"partner": first.pk, "reason": "partner_asked"}),
+        (staff, "partner_paused", {"partner": second.pk, "reason": "partner_asked"}),
+        (staff, "partner_resumed", {"partner": second.pk, "reason": "partner_asked"}),
     ]
 
 
@@ -87,7 +89,19 @@ def test_whoever_has_the_right_may_pause_them(viewer: User, viewer_desk: Client)
     partner = make_partner().partner
     viewer.user_permissions.add(Permission.objects.get(codename="pause"))
     assert act(viewer_desk, "pause", partner) == 302
-    assert logged() == [(f"staff:{viewer.pk}", "partner_paused", {"partner": partner.pk, "reason": "fault"})]
+    assert logged() == [(f"staff:{viewer.pk}", "partner_paused", {"partner": partner.pk, "reason": "partner_asked"})]
+
+
+def test_pausing_and_resuming_say_how_much_it_is_about(desk: Client) -> None:
+    partner = make_partner("acme").partner
+    owe(partner)
+    assert "acme: 0 messages wait, 1 notices are in none yet. All of it will be held." in asked(desk, "pause", partner)
+    set_paused(actor="test", slug="acme", paused=True)
+    assert "1 notices are in none yet. All of it will be sent." in asked(desk, "resume", partner)
+
+
+def asked(desk: Client, action: str, partner: Partner) -> str:
+    return desk.get(f"{LIST}act/{action}/?rows={partner.pk}").content.decode()
 
 
 def test_choosing_no_action_changes_nothing(desk: Client) -> None:

@@ -144,6 +144,7 @@ def test_many_targets_are_cut_and_counted(desk: Client) -> None:
             " where key <> 'site:0'",
             [request.pk],
         )
+    RemovalRequest.objects.update(target_count=121)
     page = read(desk, request)
     assert len(table(page, "targets")) == 100
     assert "and 21 more" in page
@@ -199,3 +200,10 @@ def test_filters_narrow_by_state_kind_and_outcome(desk: Client) -> None:
     assert listed(desk, "?state__exact=planned") == [planned.public_id]
     assert listed(desk, "?kind__exact=deletion") == [deletion.public_id]
     assert listed(desk, "?outcome__exact=nothing_disclosed") == [empty.public_id]
+
+
+def test_times_are_written_as_everywhere_else(desk: Client) -> None:
+    request = owe(make_partner().partner)
+    for page in (desk.get(list_url(RemovalRequest)).content.decode(), read(desk, request)):
+        for at in (request.received_at, request.respond_by):
+            assert f">{at:%Y-%m-%d %H:%M}<" in page

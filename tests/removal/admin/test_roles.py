@@ -14,6 +14,8 @@ from removal.admin.actions import ActingAdmin, Action
 from removal.models import Confirmation, LogEntry, Notice, Waiver
 from tests.removal.admin.conftest import open_desk
 from tests.removal.admin.story import give_up, history, list_url, owe, page_url, pages, tell
+from tests.removal.admin.test_actions import age
+from tests.removal.admin.test_login import PASSWORD
 
 pytestmark = pytest.mark.django_db
 
@@ -131,6 +133,21 @@ def test_accounts_are_for_superusers_and_never_deleted(superuser: User) -> None:
         model.__name__ for model in admin.site._registry if model._meta.app_label not in {"removal", "partners"}
     }
     assert registered == {"User"}  # no page with anybody's key of a second factor, or that changes a role
+
+
+def test_accounts_are_touched_only_by_whoever_has_just_said_who_they_are(superuser: User) -> None:
+    superuser.set_password(PASSWORD)
+    superuser.save()
+    desk = open_desk(superuser)
+    age(desk)
+    account = f"/admin/auth/user/{superuser.pk}"
+    for url in (f"{account}/change/", f"{account}/password/", "/admin/auth/user/add/"):
+        page = desk.post(url, {"username": "another", "usable_password": "true", "is_superuser": "on"})
+        assert "proof-password" in page.content.decode()
+    assert User.objects.count() == 1
+    answer = desk.post(f"{account}/password/", {"proof-password": PASSWORD})
+    assert (answer.status_code, answer["Location"]) == (302, f"{account}/password/")
+    assert "proof-password" not in desk.get(f"{account}/password/").content.decode()
 
 
 def test_a_change_of_an_account_is_in_our_log(superuser: User) -> None:

@@ -12,12 +12,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from partners.models import Partner
+from removal import health
 from removal.models import Alarm, Delivery, Extension, Incident, Notice, RemovalRequest, Waiver
 from removal.partnerships import set_paused
 from tests.factories import make_partner
 from tests.receivers import Reply, listening
 from tests.removal.admin.conftest import open_desk
-from tests.removal.admin.story import give_up, list_url, owe, send, tell
+from tests.removal.admin.story import give_up, list_url, owe, page_url, send, tell
 from tests.removal.admin.test_streams import keys, listed
 
 pytestmark = pytest.mark.django_db
@@ -54,7 +55,7 @@ def test_an_empty_installation_says_in_words_that_there_is_nothing(desk: Client)
 
 
 @pytest.fixture
-def late(loopback_partners: None) -> dict[str, Partner]:
+def late(loopback_partners: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Partner]:
     """One partner that is silent, one that cannot be reached, a paused one, and one that is on time; all owed."""
     with listening() as receiver, listening(lambda _: Reply(410)) as gone:
         silent, on_time = (make_partner(slug, url=receiver.url).partner for slug in ("silent", "on-time"))
@@ -64,7 +65,8 @@ def late(loopback_partners: None) -> dict[str, Partner]:
             send(partner)
     set_paused(actor="test", slug="paused", paused=True)
     yesterday = timezone.now() - timedelta(days=1)
-    Notice.objects.exclude(stream=on_time.pk).update(respond_by=yesterday)
+    monkeypatch.setattr(health, "SILENT_AFTER_ARRIVAL", timedelta())
+    Notice.objects.exclude(stream=on_time.pk).update(respond_by=yesterday, receive_by=yesterday)
     return {"silent": silent, "on_time": on_time, "closed": closed, "paused": paused}
 
 
@@ -82,11 +84,22 @@ def test_each_figure_leads_to_the_rows_it_counts(desk: Client, late: dict[str, P
         assert (number, sorted(shown)) == (str(len(rows)), sorted(keys(*rows))), label
 
 
+def test_silence_begins_with_the_date_of_the_receipt(desk: Client, late: dict[str, Partner]) -> None:
+    Notice.objects.update(respond_by=timezone.now() + timedelta(days=9))
+    assert figures(start(desk))["partners silent"] == ("1", f"{list_url(Partner)}?standing=silent")
+    assert listed(desk, Partner, "?standing=silent") == keys(late["silent"])
+    assert 'badge-bad">silent' in desk.get(f"{list_url(Notice)}?late=open").content.decode()
+    assert "t is silent: messages arrived" in desk.get(page_url(late["silent"])).content.decode()
+
+
 def test_decisions_and_alarms_are_counted_with_their_lists(desk: Client) -> None:
     give_up(tell())  # with a wish for time, an alarm, and a waiver that is decided already
     asker = User.objects.create_user("another")
     notice = owe(make_partner().partner).notices.get()
     waiver = Waiver.objects.create(notice=notice, text="gone", asked_by=asker)
+    answered = owe(make_partner("another").partner).notices.get()
+    Waiver.objects.create(notice=answered, text="gone", asked_by=asker)
+    Notice.objects.filter(pk=answered.pk).update(handling="completed", acknowledged_at=timezone.now())
     found = figures(start(desk))
     for label, model, rows in (
         ("wishes for more time to decide", Extension, Extension.objects.filter(state="asked")),

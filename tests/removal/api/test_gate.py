@@ -68,6 +68,16 @@ def test_a_state_that_is_not_known_is_a_problem_and_nothing_else(platform: Calle
 
 
 @pytest.mark.usefixtures("release")
+@pytest.mark.parametrize("broken", [b"a\xff", b"\xed\xa0\x80"])
+@pytest.mark.parametrize("field", [b"site:2", b"post:1", b"public", b"items"])
+def test_a_line_that_is_not_utf_8_is_named(platform: Caller, broken: bytes, field: bytes) -> None:
+    body = ndjson(candidate("site:1")) + ndjson(candidate("site:2")).replace(field, broken)
+    status, code, detail = problem_of(platform.post(PATH, body, content_type=NDJSON))
+    assert (status, code) == (422, "invalid_candidate")
+    assert detail.startswith("Line 2: It is not UTF-8")
+
+
+@pytest.mark.usefixtures("release")
 def test_a_body_that_was_cut_off_is_a_problem(platform: Caller) -> None:
     body = ndjson(candidate("site:1"), candidate("site:2"))
     response = platform.client.post(PATH, body, NDJSON, CONTENT_LENGTH=str(len(body) + 1))

@@ -54,6 +54,7 @@ def test_a_recall_lists_what_it_took_and_what_it_refused(client: Client, key: di
         ("?release=r", [{"subject": "site:1", "items": []}], 422, "Line 1"),
         ("?release=r", [{"subject": "site:1"}, {"subject": "site:1", "x": 1}], 422, "Line 2"),
         ("?release=r", [{"subject": "site:7"}], 422, "lines can be taken"),
+        ("?release=r", [], 422, "It has no lines"),
     ],
 )
 def test_a_recall_that_cannot_be_is_refused_whole(
@@ -64,6 +65,14 @@ def test_a_recall_that_cannot_be_is_refused_whole(
     assert (answer.status_code, answer["Content-Type"]) == (status, "application/problem+json")
     assert said in answer.content.decode()
     assert RemovalRequest.objects.count() == 0
+
+
+def test_an_item_named_twice_is_recalled_once(client: Client, key: dict[str, str]) -> None:
+    make_release("r", contents={"site:1": ["post:1", "post:2"]})
+    lines = ndjson({"subject": "site:1", "items": ["post:1", "post:1"]})
+    answer = client.post("/v1/recalls?release=r", lines, content_type=NDJSON, headers=key)
+    assert (answer.status_code, answer.json()["refused"]) == (201, 0)
+    assert RequestTarget.objects.get().items == ["post:1"]
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,25 @@
 """A plain line is read by a shorter way, to the same end."""
 
 import json
+from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from removal.api.statements import _read_any, _read_plain
-from removal.statements import OUTCOMES, SAID, Refusal, Statement
+from removal.api.statements import _read_any, _read_plain, read
+from removal.statements import OUTCOMES, SAID, Refusal, Statement, line_text
 
 KEYS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=200)
 ITEMS = st.fixed_dictionaries({"item": KEYS, "outcome": st.sampled_from(OUTCOMES)})
 LINES = st.fixed_dictionaries(
     {"sequence": st.integers(1, 2**63 - 1), "status": st.sampled_from(SAID)},
     optional={
-        "completed_at": st.datetimes().map(lambda time: f"{time:%Y-%m-%dT%H:%M:%S}Z"),
+        "completed_at": st.builds(
+            lambda time, zone: f"{time:%Y-%m-%dT%H:%M:%S}{zone}",
+            st.datetimes() | st.sampled_from([datetime(9999, 12, 31, 23, 59, 59), datetime(1971, 1, 1)]),
+            st.sampled_from(["Z", "+14:00", "-14:00"]),
+        ),
         "outcomes": st.dictionaries(st.sampled_from(OUTCOMES), st.integers(0, 2**63 - 1)),
         "items": st.lists(ITEMS, max_size=5),
         "detail": KEYS,
@@ -59,3 +64,17 @@ def test_what_most_send_is_plain(line: bytes) -> None:
 def test_a_field_that_stands_twice_is_not_plain(line: bytes) -> None:
     assert _read_plain(1, line) is None
     assert isinstance(_read_any(1, line), Refusal)
+
+
+def test_a_time_that_no_clock_shows_is_refused() -> None:
+    line = b'{"sequence":1,"status":"completed","completed_at":"9999-12-31T23:59:59-14:00"}'
+    assert isinstance(read((1, line)), Refusal)
+
+
+def test_a_member_that_is_nested_too_deep_is_refused_alone() -> None:
+    for depth in range(300, 1500, 7):
+        deep: object = []
+        for _ in range(depth):
+            deep = [deep]
+        text = line_text({"sequence": 1, "status": "completed", "detail": deep})
+        assert text is None or isinstance(read((1, text)), Refusal)

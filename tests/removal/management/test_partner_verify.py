@@ -12,6 +12,7 @@ from pytest_django import Settings
 
 from partners import signing
 from partners.models import Partner
+from removal.models import Incident
 from removal.partnerships import add_partner
 from tests.receivers import Received, Receiver, Reply, Script, listening
 from tests.removal.careful import careful
@@ -72,8 +73,8 @@ def _signed_again(message: Received, secret: str) -> Received:
     [
         (ignores_signatures, ["unsigned", "wrong signature", "stale timestamp", "captured signature"], "verif"),
         (accepts_stale_timestamps, ["stale timestamp"], "minutes"),
-        (answers_html, ["sample notice", "repeat under a new id", "unsigned", "wrong signature", "stale timestamp",
-                        "captured signature", "another partner's"], "HTML page"),
+        (answers_html, ["sample notice", "unsigned", "wrong signature", "stale timestamp", "captured signature",
+                        "another partner's", "repeat under a new id"], "HTML page"),
         (takes_too_long, ["good signature", "time limit"], "No answer came in time."),
         (redirects, ["good signature"], "never followed"),
         (dies, ["good signature"], ""),
@@ -101,6 +102,17 @@ def test_a_careful_one_passes(settings: Settings) -> None:
         out = StringIO()
         call_command("partner", "verify", "acme", stdout=out)
     assert "acme is live" in out.getvalue()
+
+
+def test_a_live_partner_that_fails_stays_live_and_has_an_incident(settings: Settings) -> None:
+    settings.DELIVERY_DEADLINE = DEADLINE
+    with listening(lambda _: Reply(503)) as receiver:
+        _add(receiver)
+        Partner.objects.update(state=Partner.State.LIVE)
+        with pytest.raises(CommandError, match="an incident is open until it passes"):
+            call_command("partner", "verify", "acme", stdout=StringIO())
+    assert Partner.objects.get().state == Partner.State.LIVE
+    assert Incident.objects.get(closed_at=None).kind == "verification"
 
 
 def _add(receiver: Receiver) -> str:
