@@ -19,7 +19,7 @@ from removal.config.broker import FolderTransport
 from removal.config.celery import app
 from removal.demo.processes import Processes
 from tests.conftest import ROOT
-from tests.faults.harness import environment_of_tests
+from tests.faults.harness import environment_of_tests, forget_hints_of_other_tests
 from tests.faults.servers import Redis
 
 # --- a folder as a queue ---
@@ -155,6 +155,7 @@ def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Redis | No
 @pytest.mark.faults
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_refuses_every_kind_of_nonsense_and_is_quiet_about_it(tmp_path: Path, redis: Redis | None) -> None:
+    forget_hints_of_other_tests()
     queue = settings.CELERY_TASK_DEFAULT_QUEUE
     url = f"redis://127.0.0.1:{redis.port}/0" if redis else settings.BROKER_URL
     to = Celery(broker=url, set_as_current=False) if redis else app
