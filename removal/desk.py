@@ -65,10 +65,36 @@ named as (
                 when exists (
                      select from removal_notice n
                       where n.stream_id = o.partner_id and n.epoch = o.epoch and n.sequence = o.packed_through + 1
-                        and n.planned_at < %(now)s - %(backlog_after)s and not o.served @> n.sequence)
+                        and least(n.planned_at + %(backlog_after)s, n.send_by) < %(now)s and not o.served @> n.sequence)
                 then 'backlog' end why
       from owed o)
 select partner_id, why from named where why is not null
+"""
+# What should have been brought to its partner by now: of each stream what is in no message, then what is in one that
+# did not arrive. A stream's numbers are given in the order of their dates, as a rule: the first so many tell.
+NOT_SENT = """
+with late as (
+    select n.*
+      from removal_stream s
+     cross join lateral (
+          select * from removal_notice n
+           where n.stream_id = s.partner_id and n.epoch = s.epoch and n.sequence > s.packed_through
+           order by n.sequence limit %(most)s) n
+     where s.head > s.packed_through
+     union all
+    select n.*
+      from (select d.stream_id, d.epoch, d.first_sequence, d.last_sequence from removal_delivery d
+             where d.state in ('waiting', 'sending', 'quarantined') and d.delivered_at is null
+               and d.first_sequence is not null limit %(most)s) d
+      join removal_notice n
+        on n.stream_id = d.stream_id and n.epoch = d.epoch and n.sequence between d.first_sequence and d.last_sequence)
+select n.id
+  from late n
+  join removal_stream s on s.partner_id = n.stream_id and s.epoch = n.epoch
+ where n.send_by < %(now)s and n.withdrawn_at is null and n.closed_at is null and n.handling = 'none'
+   and n.sequence > s.received_through and not s.pulled @> n.sequence
+   and (%(partner)s::text is null or n.stream_id::text = %(partner)s)
+ order by n.send_by, n.id limit %(most)s
 """
 
 
@@ -82,12 +108,22 @@ def overdue_partners(*, now: datetime) -> set[int]:
 def partners_not_told(*, now: datetime) -> dict[int, str]:
     """Find the partners that do not get what they are owed, and why not: held, suspended, unreachable or backlog.
 
-    Whoever can be reached has ``BACKLOG_AFTER`` before it counts.
+    Whoever can be reached has ``BACKLOG_AFTER``, or the time that its policy gives, before it counts.
     """
     with connection.cursor() as cursor:
         asked: dict[str, Any] = {"now": now, "backlog_after": BACKLOG_AFTER}
         cursor.execute(NOT_TOLD, asked)
         return dict(cursor.fetchall())
+
+
+def notices_not_sent(*, now: datetime, partner: str | None = None) -> Sequence[int]:
+    """Find the notices, of all partners or of one, that should have been sent by now and have not arrived.
+
+    Up to ``COUNTED``, what should have been sent first at first. ``partner`` is a key as it is written.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(NOT_SENT, {"now": now, "partner": partner, "most": COUNTED})
+        return [notice_id for (notice_id,) in cursor.fetchall()]
 
 
 # --- requests over time ---

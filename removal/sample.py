@@ -205,9 +205,9 @@ select r.id, r.usages[1], 'disallow', 'explicit', r.received_at, r.id
 # one message holds is answered at once, some time after the turn of its last notice.
 NOTICES = """
 insert into removal_notice (stream_id, epoch, sequence, request_id, kind, disclosures, item_count, round, planned_at,
-                            respond_by, handling, acknowledged_at)
+                            send_by, respond_by, handling, acknowledged_at)
 select h.partner_id, 1, n.sequence, r.id, r.kind, array[h.disclosure_id], 2, r.round,
-       r.recorded_at, r.recorded_at + interval '30 days', a.handling,
+       r.recorded_at, r.recorded_at + interval '24 hours', r.recorded_at + interval '30 days', a.handling,
        case when a.handling <> 'none'
             then least(s.started_at + (((n.batch_no + 1) * %(batch)s - 1) / h.width + 1) * 6 * s.step
                        + h.answers_within * (20 + n.batch_no %% 80) / 100, %(now)s) end

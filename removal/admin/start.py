@@ -83,6 +83,8 @@ def _figures(may: Callable[[str], bool], everyone: Sequence[Health], *, now: dat
                     "No partner's answer is overdue."),
             _figure("answers of partners due soon", notices.due_soon(now=now), "notice", {"late": "due_soon"}, "wait",
                     "No partner's answer is due soon."),
+            Figure("notices not sent in time", len(desk.notices_not_sent(now=now)),
+                   list_url("notice", late="unsent"), "bad", "Every notice was sent in time.", "by our own date"),
         ]  # fmt: skip
     if may("partners.view_partner") and may("removal.view_notice"):
         reasons = list(desk.partners_not_told(now=now).values())

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 from partners.admin import ReadOnlyAdmin, badge, link, verbatim
 from partners.models import Partner
-from removal import health
+from removal import desk, health
 from removal.admin.actions import ActingAdmin
 from removal.admin.closings import ASK_WAIVER, CLOSE
 from removal.admin.exact import statements_about
@@ -62,11 +62,20 @@ class LateFilter(admin.SimpleListFilter):
     parameter_name = "late"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("overdue", "overdue"), ("silent", "overdue and silent"), ("due_soon", "due soon"), ("open", "open")]
+        return [
+            ("overdue", "overdue"),
+            ("silent", "overdue and silent"),
+            ("due_soon", "due soon"),
+            ("unsent", "not sent in time"),
+            ("open", "open"),
+        ]
 
     def queryset(self, request: HttpRequest, notices: Any) -> Any:
         if self.value() == "due_soon":
             return notices.due_soon(now=timezone.now())
+        if self.value() == "unsent":
+            partner = request.GET.get("stream__partner__id__exact")
+            return notices.filter(pk__in=desk.notices_not_sent(now=timezone.now(), partner=partner))
         if self.value() == "open":
             return notices.open()
         if self.value() not in {"overdue", "silent"}:
@@ -175,8 +184,8 @@ class NoticeAdmin(ActingAdmin):
     acts = (CLOSE, ASK_WAIVER)
     explanation = (
         "Overdue: its date is past and the answer is still owed. Silent: delivered, and no word by the date for its "
-        "receipt. Held: the partner is paused or not live yet, so nothing is sent. Closed by hand: a person ended it, "
-        "for a reason."
+        "receipt. Not sent in time: it has not arrived by our own date for that. Held: the partner is paused or not "
+        "live yet, so nothing is sent. Closed by hand: a person ended it, for a reason."
     )
     when_empty = "No notice yet. One appears when a request is about something that a partner received."
     list_display = ("number", "partner", "delivery", "handled", "answer_due", "of_request", "kind")
@@ -191,11 +200,11 @@ class NoticeAdmin(ActingAdmin):
     search_help_text = "A slug and a number, such as: acme 1203; or a request's id, a subject's key or its label."
     fieldsets = (
         (None, {"fields": ("number", "partner", "epoch", "request", "kind", "item_count", "handovers")}),
-        ("Delivery, by us", {"fields": ("planned_at", "round", "delivery", "message", "withdrawn_at")}),
+        ("Delivery, by us", {"fields": ("planned_at", "round", "send_by", "delivery", "message", "withdrawn_at")}),
         (
             "Handling, by the partner",
             {
-                "fields": ("handled", "acknowledged_at", "answer_due", "statements"),
+                "fields": ("handled", "acknowledged_at", "receive_by", "answer_due", "statements"),
                 "description": "The partner's word. What it says it did is attested by it, and checked by nobody here.",
             },
         ),

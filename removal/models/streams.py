@@ -128,17 +128,6 @@ class NoticeQuerySet(models.QuerySet["Notice"]):
         late = Q(receive_by__lt=now) | Q(receive_by=None, respond_by__lt=now)
         return self.unheard().filter(late).filter(Exists(arrived))
 
-    def unsent(self, *, now: datetime) -> Self:
-        """Notices that no message has brought to their partner in time."""
-        arrived = Delivery.objects.filter(
-            stream=OuterRef("stream"),
-            epoch=OuterRef("epoch"),
-            first_sequence__lte=OuterRef("sequence"),
-            last_sequence__gte=OuterRef("sequence"),
-            delivered_at__isnull=False,
-        )
-        return self.unheard().filter(send_by__lt=now).exclude(Exists(arrived))
-
 
 class Notice(models.Model):
     """What one partner must be told about one request, under one number of its stream (GDPR Art. 19).

@@ -101,7 +101,7 @@ def addresses(client: Any) -> Iterator[tuple[str, str]]:
     ):  # fmt: skip
         yield f"{model_name} search {q}", f"{reverse(f'admin:removal_{model_name}_changelist')}?q={q}"
     for partner_id in range(1, 9):
-        for late in ("overdue", "silent", "due_soon", "open"):
+        for late in ("overdue", "silent", "due_soon", "unsent", "open"):
             query = f"late={late}&stream__partner__id__exact={partner_id}"
             yield f"notice of {partner_id} {late}", f"/admin/removal/notice/?{query}"
 

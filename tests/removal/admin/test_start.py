@@ -66,7 +66,7 @@ def late(loopback_partners: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     set_paused(actor="test", slug="paused", paused=True)
     yesterday = timezone.now() - timedelta(days=1)
     monkeypatch.setattr(health, "SILENT_AFTER_ARRIVAL", timedelta())
-    Notice.objects.exclude(stream=on_time.pk).update(respond_by=yesterday, receive_by=yesterday)
+    Notice.objects.exclude(stream=on_time.pk).update(respond_by=yesterday, receive_by=yesterday, send_by=yesterday)
     return {"silent": silent, "on_time": on_time, "closed": closed, "paused": paused}
 
 
@@ -74,6 +74,7 @@ def test_each_figure_leads_to_the_rows_it_counts(desk: Client, late: dict[str, P
     found = figures(start(desk))
     for label, model, rows in (
         ("answers of partners overdue", Notice, Notice.objects.exclude(stream=late["on_time"].pk)),
+        ("notices not sent in time", Notice, Notice.objects.filter(stream__in=[late["closed"].pk, late["paused"].pk])),
         ("partners silent", Partner, [late["silent"]]),
         ("partners not told", Partner, [late["closed"], late["paused"]]),
         ("incidents open", Incident, Incident.objects.filter(stream=late["closed"].pk)),
@@ -82,6 +83,12 @@ def test_each_figure_leads_to_the_rows_it_counts(desk: Client, late: dict[str, P
         assert url.startswith(list_url(model))
         shown = listed(desk, model, url.removeprefix(list_url(model)))
         assert (number, sorted(shown)) == (str(len(rows)), sorted(keys(*rows))), label
+
+
+def test_what_was_not_sent_in_time_is_listed_by_partner(desk: Client, late: dict[str, Partner]) -> None:
+    of_paused = f"?late=unsent&stream__partner__id__exact={late['paused'].pk}"
+    assert listed(desk, Notice, of_paused) == keys(Notice.objects.get(stream=late["paused"].pk))
+    assert listed(desk, Notice, f"?late=unsent&stream__partner__id__exact={late['silent'].pk}") == []
 
 
 def test_silence_begins_with_the_date_of_the_receipt(desk: Client, late: dict[str, Partner]) -> None:
