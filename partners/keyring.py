@@ -3,7 +3,6 @@
 from datetime import datetime
 
 from django.db import connection, transaction
-from django.db.models import Q
 from django.db.models.functions import Now
 
 from partners import keys
@@ -27,8 +26,7 @@ class KeyRefused(Exception):
 
 def in_force(*, partner: Partner, now: datetime) -> list[Secret]:
     """List a partner's own keys of both directions that sign, or will, oldest first."""
-    secrets = Secret.objects.filter(Q(retire_at=None) | Q(retire_at__gt=now), partner=partner, revoked_at=None)
-    return list(secrets.order_by("id"))
+    return list(Secret.objects.in_force(now=now).filter(partner=partner).order_by("id"))
 
 
 def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction) -> None:
@@ -42,7 +40,7 @@ def revoke(*, partner: Partner, key_id: str, direction: Secret.Direction) -> Non
     secret = own.filter(pk=int(number)).first() if number.isdecimal() and len(number) < 19 else None
     if secret is None:
         raise UnknownKey(f"{partner.slug} has no key {key_id} of this kind that is still in force.")
-    others = own.filter(Q(retire_at=None) | Q(retire_at__gt=Now()), active_from__lte=Now()).exclude(pk=secret.pk)
+    others = own.active(now=Now()).exclude(pk=secret.pk)
     if direction == Secret.Direction.OUTBOUND:
         newest = others.order_by("-active_from", "-pk").first()
         if newest is None:

@@ -91,14 +91,8 @@ def open_public_key(secret: Secret) -> Ed25519PublicKey:
 
 def published_keys(*, now: datetime) -> Sequence[Secret]:
     """List the service-wide keys that a receiver may meet: active ones, and those that will be."""
-    return list(
-        Secret.objects.filter(
-            Q(retire_at=None) | Q(retire_at__gt=now),
-            partner=None,
-            algorithm=Secret.Algorithm.ED25519,
-            revoked_at=None,
-        ).order_by("active_from", "id")
-    )
+    keys = Secret.objects.in_force(now=now).filter(partner=None, algorithm=Secret.Algorithm.ED25519)
+    return list(keys.order_by("active_from", "id"))
 
 
 @transaction.atomic
@@ -106,9 +100,7 @@ def ensure_service_key() -> None:
     """Make the service-wide Ed25519 key if there is none. Two callers at once make one."""
     with connection.cursor() as cursor:
         cursor.execute("select pg_advisory_xact_lock(%s)", [_SERVICE_KEY_LOCK])
-    service_keys = Secret.objects.filter(
-        Q(retire_at=None) | Q(retire_at__gt=Now()), partner=None, algorithm=Secret.Algorithm.ED25519, revoked_at=None
-    )
+    service_keys = Secret.objects.in_force(now=Now()).filter(partner=None, algorithm=Secret.Algorithm.ED25519)
     if not service_keys.exists():
         Secret.objects.create(
             direction=Secret.Direction.OUTBOUND,

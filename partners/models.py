@@ -118,11 +118,13 @@ class Endpoint(models.Model):
 
 
 class SecretQuerySet(models.QuerySet["Secret"]):
-    def active(self, *, now: datetime) -> Self:
+    def in_force(self, *, now: datetime | Now) -> Self:
+        """Secrets that have not ended at ``now``: those that sign, and those that will."""
+        return self.filter(Q(retire_at__isnull=True) | Q(retire_at__gt=now), revoked_at__isnull=True)
+
+    def active(self, *, now: datetime | Now) -> Self:
         """Secrets that sign, or that a signature is checked with, at ``now``."""
-        return self.filter(
-            Q(retire_at__isnull=True) | Q(retire_at__gt=now), active_from__lte=now, revoked_at__isnull=True
-        )
+        return self.in_force(now=now).filter(active_from__lte=now)
 
 
 class Secret(models.Model):
