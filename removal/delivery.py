@@ -189,11 +189,6 @@ def _keep(cursor: CursorWrapper, stream: _Stream, *, packed_through: int, kept: 
         cursor.execute(KEEP_STREAM, {"stream": stream.partner_id, "packed_through": packed_through, **vars(kept)})
 
 
-def claim_due(*, partner_id: int, patient: bool = True, most: int = 100, probing: bool = True) -> list[Claim]:
-    """Lease up to ``most`` of what the partner is due; see ``claim``."""
-    return list(claim(partner_id=partner_id, patient=patient, most=most, probing=probing).claims)
-
-
 @whole_step
 def claim(*, partner_id: int, patient: bool = True, most: int = 100, probing: bool = True) -> Claimed:
     """Lease what the partner is due, as far as its window, its rate and its breaker have room.

@@ -91,7 +91,7 @@ def race(seed: int) -> None:
     def claim() -> None:
         while writing.is_set():
             for partner in partners:
-                delivery.claim_due(partner_id=partner.pk)
+                delivery.claim(partner_id=partner.pk)
 
     def answer() -> None:
         while writing.is_set():

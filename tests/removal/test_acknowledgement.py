@@ -31,7 +31,7 @@ def tell(partner: Partner, *, notices: int, sent: bool = True) -> None:
         record(make_wish(f"site:{n}"))
     planning.plan(budget=BUDGET)
     if sent:
-        delivery.claim_due(partner_id=partner.pk)
+        delivery.claim(partner_id=partner.pk)
 
 
 def say(partner: Partner, *lines: dict[str, Any]) -> Answer:
@@ -92,7 +92,7 @@ def test_the_last_answer_closes_the_request(partner: Partner) -> None:
     request = record(make_wish("site:1"))
     planning.plan(budget=BUDGET)
     for holder in (partner, other):
-        delivery.claim_due(partner_id=holder.pk)
+        delivery.claim(partner_id=holder.pk)
     say(partner, {"sequence": 1, "status": "completed"})
     request.refresh_from_db()
     assert request.state == "planned"
@@ -127,7 +127,7 @@ def test_two_last_answers_at_once_close_the_request() -> None:
         request = record(make_wish(f"race:{attempt}"))
         planning.plan(budget=BUDGET)
         for holder in partners:
-            delivery.claim_due(partner_id=holder.pk)
+            delivery.claim(partner_id=holder.pk)
         ready = threading.Barrier(2)
 
         def answer(holder: Partner, ready: threading.Barrier = ready) -> None:
@@ -341,7 +341,7 @@ def test_an_answer_before_our_post_returns_is_not_undone(partner: Partner) -> No
     verdict = judge(late, notices=1, attempt=1, jitter=0)
     delivery.record([delivery.Result(claim, late, verdict)], partner_id=partner.pk)
     assert handlings() == ["completed"]
-    assert delivery.claim_due(partner_id=partner.pk) == []
+    assert delivery.claim(partner_id=partner.pk).claims == []
     assert list(Delivery.objects.values_list("state", "delivered_by")) == [("delivered", "acknowledged")]
 
 

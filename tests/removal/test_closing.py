@@ -47,7 +47,7 @@ def owe(*partners: Partner, subject: str = "site:1", sent: bool = True) -> Remov
     planning.plan(budget=BUDGET)
     if sent:
         for partner in partners:
-            delivery.claim_due(partner_id=partner.pk)
+            delivery.claim(partner_id=partner.pk)
     return request
 
 
@@ -55,7 +55,7 @@ def fail(partner: Partner) -> None:
     """Let every message under way fail, so that it waits for its next try."""
     outcome = Refused(status=503, answer=b"", latency=timedelta(0))
     verdict = judge(outcome, notices=1, attempt=1, jitter=0)
-    results = [delivery.Result(one, outcome, verdict) for one in delivery.claim_due(partner_id=partner.pk)]
+    results = [delivery.Result(one, outcome, verdict) for one in delivery.claim(partner_id=partner.pk).claims]
     delivery.record(results, partner_id=partner.pk)
 
 
@@ -124,7 +124,7 @@ def test_a_message_whose_every_number_is_closed_is_not_sent_any_more(partner: Pa
     [told] = holdings.window_of(source=request.source, public_id=request.public_id)
     assert told.told_at is None
     assert health.health_of(partner_id=partner.pk, now=timezone.now()).delivered == 0
-    assert delivery.claim_due(partner_id=partner.pk) == []
+    assert delivery.claim(partner_id=partner.pk).claims == []
     assert broken() == {}
 
 

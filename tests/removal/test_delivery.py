@@ -171,7 +171,7 @@ def test_retry_after_is_honoured() -> None:
 def test_a_worker_that_lost_its_lease_changes_nothing() -> None:
     with listening() as receiver:
         partner = owe(receiver, notices=1)
-        [old] = delivery.claim_due(partner_id=partner.pk)
+        [old] = delivery.claim(partner_id=partner.pk).claims
         Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
         assert recovery.reap() == 1
         with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
@@ -293,7 +293,7 @@ def test_no_more_long_notices_are_read_than_fit(monkeypatch: pytest.MonkeyPatch)
             record(make_wish(f"site:{n}"))
         planning.plan(budget=BUDGET)
         with connection.execute_wrapper(watch):
-            claims = delivery.claim_due(partner_id=partner.pk)
+            claims = delivery.claim(partner_id=partner.pk).claims
     assert [(claim.first, claim.last) for claim in claims] == [(1, 4), (5, 8), (9, 12)]
     assert max(read) == 20
     assert [len(json.loads(claim.body)["data"]["notices"]) for claim in claims] == [4, 4, 4]
@@ -342,7 +342,7 @@ def test_a_new_address_is_tried_at_once() -> None:
 def test_what_fails_at_an_old_address_says_nothing_of_the_new_one(status: int) -> None:
     with listening(lambda _: Reply(status, headers={"Retry-After": "600"})) as old, listening() as receiver:
         partner = owe(old, notices=2)
-        [claim] = delivery.claim_due(partner_id=partner.pk)
+        [claim] = delivery.claim(partner_id=partner.pk).claims
         verification.waive(actor="test", slug=partner.slug, url=receiver.url, reason="they moved")
         with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
             delivery.record([sending.send(claim, line=line)], partner_id=partner.pk)
@@ -368,7 +368,7 @@ def test_a_partner_that_is_down_holds_a_worker_for_one_batch() -> None:
 def test_nothing_is_sent_after_the_lease() -> None:
     with listening() as receiver:
         partner = owe(receiver, notices=1)
-        [claim] = delivery.claim_due(partner_id=partner.pk)
+        [claim] = delivery.claim(partner_id=partner.pk).claims
         frozen = replace(claim, lease_ends=time.monotonic())
         with webhook.Line(allow_http=True, allowed_networks=LOOPBACK) as line:
             result = sending.send(frozen, line=line)
@@ -475,7 +475,7 @@ def test_those_that_have_not_answered_are_probed_by_turns() -> None:
         Stream.objects.filter(pk=partner.pk).update(failures=6, probe_at=now - timedelta(minutes=minutes))
     by_turns = [partners[3], partners[1], partners[2], partners[0]]
     assert [due.partner_id for due in recovery.due_partners()] == [partner.pk for partner in by_turns]
-    [_] = delivery.claim_due(partner_id=partners[1].pk)  # somebody is at it
+    [_] = delivery.claim(partner_id=partners[1].pk).claims  # somebody is at it
     assert [due.partner_id for due in recovery.due_partners()] == [by_turns[n].pk for n in (0, 2, 3)]
 
 
@@ -502,14 +502,14 @@ def test_a_message_that_kills_five_workers_is_halved_until_the_notice_stands_asi
     with listening() as receiver:
         partner = owe(receiver, notices=2)
         for _ in range(5):
-            [claim] = delivery.claim_due(partner_id=partner.pk)
+            [claim] = delivery.claim(partner_id=partner.pk).claims
             Delivery.objects.filter(pk=claim.delivery_id).update(lease_until=timezone.now() - timedelta(seconds=1))
             assert recovery.reap() == 1
             make_due(partner)
         assert Delivery.objects.get(pk=claim.delivery_id).state == "split"
         sick, well = Delivery.objects.filter(parent=claim.delivery_id).order_by("first_sequence")
         for _ in range(6):  # the one that is well takes a turn
-            claims = delivery.claim_due(partner_id=partner.pk)
+            claims = delivery.claim(partner_id=partner.pk).claims
             assert {one.delivery_id for one in claims} <= {sick.pk, well.pk}
             for one in claims:
                 if one.delivery_id == well.pk:
@@ -527,10 +527,10 @@ def test_a_message_that_kills_five_workers_is_halved_until_the_notice_stands_asi
 def test_a_message_whose_worker_died_is_tried_alone() -> None:
     with listening() as receiver:
         partner = owe(receiver, notices=3, max_notices=1)
-        first = delivery.claim_due(partner_id=partner.pk, most=1)
+        first = delivery.claim(partner_id=partner.pk, most=1).claims
         Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
         recovery.reap()
         make_due(partner)
-        again = delivery.claim_due(partner_id=partner.pk)
+        again = delivery.claim(partner_id=partner.pk).claims
         assert [one.delivery_id for one in again] == [one.delivery_id for one in first]
-        assert len(delivery.claim_due(partner_id=partner.pk)) == 2
+        assert len(delivery.claim(partner_id=partner.pk).claims) == 2

@@ -36,7 +36,7 @@ def tell(slug: str, *subjects: str) -> list[RemovalRequest]:
     disclose(make_release(contents={subject: ["post:1"] for subject in subjects}), partner)
     requests = [record(make_wish(subject)) for subject in subjects]
     planning.plan(budget=BUDGET)
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     return requests
 
 

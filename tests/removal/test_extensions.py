@@ -31,7 +31,7 @@ def tell(partner: Partner, *, notices: int = 1, sent: bool = True) -> None:
         record(make_wish(f"site:{n}"))
     planning.plan(budget=BUDGET)
     if sent:
-        delivery.claim_due(partner_id=partner.pk)
+        delivery.claim(partner_id=partner.pk)
 
 
 def wish(sequence: int = 1, *, until: datetime | None = None, reason: str = "Backups.", **more: Any) -> Wish:

@@ -46,7 +46,7 @@ def test_what_is_open_overdue_and_oldest_is_counted() -> None:
     for _ in range(3):
         owe(partner)
     Notice.objects.filter(sequence=2).update(planned_at=timezone.now() - timedelta(days=9))
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     say(partner, 1, "completed", outcomes={"removed": 2})
     found = stands(partner)
     assert (found.open, found.overdue, found.oldest_sequence) == (2, 0, 2)

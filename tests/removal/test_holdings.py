@@ -37,7 +37,7 @@ def plan() -> None:
 
 def answer(partner: Partner, sequence: int, status: str = "completed") -> None:
     """Have a partner be sent what it is owed, and answer one notice."""
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     said = acknowledgement.acknowledge(
         partner_id=partner.pk, key_prefix="rk_test", statements=[Statement(text="", sequence=sequence, status=status)]
     )

@@ -129,7 +129,7 @@ def test_withdrawing_before_sending_tells_the_number_as_withdrawn() -> None:
 
     assert (withdrawn.state, withdrawn.outcome) == ("closed", "withdrawn")
     assert Preference.objects.filter(valid_to=None).count() == 0
-    [claim] = delivery.claim_due(partner_id=partner.pk)
+    [claim] = delivery.claim(partner_id=partner.pk).claims
     assert b'"withdrawn_at"' in claim.body
     assert b"site:1" not in claim.body
     assert (claim.first, claim.last) == (1, 1)
@@ -140,7 +140,7 @@ def test_withdrawing_after_sending_leaves_what_was_told() -> None:
     disclose(make_release(contents={"site:1": ["post:1"]}), partner)
     request = record(make_wish("site:1"))
     planning.plan(budget=BUDGET)
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     intake.withdraw_request(source="blogs", actor="test", public_id=request.public_id)
     assert Notice.objects.get().withdrawn_at is None
 
@@ -150,7 +150,7 @@ def test_withdrawing_what_is_closed_keeps_how_and_when_it_ended() -> None:
     disclose(make_release(contents={"site:1": ["post:1"]}), partner)
     request, repeat = record(make_wish("site:1")), record(make_wish("site:1"))
     planning.plan(budget=BUDGET)
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     say(partner, 1, "rejected", reason="legal_obligation")
     closed = RemovalRequest.objects.get(pk=request.pk)
     before = list(yearly_metrics(first_year=2026, last_year=2100))

@@ -77,7 +77,7 @@ def build_world() -> dict[str, int]:
 
     under_way = record(make_wish("site:4"))
     planning.plan(budget=BUDGET)
-    delivery.claim_due(partner_id=globex.pk)
+    delivery.claim(partner_id=globex.pk)
 
     say(acme, sequence=1, status="completed", outcomes={"removed": 2, "not_found": 1})
     say(acme, sequence=2, status="completed")

@@ -151,7 +151,7 @@ def test_a_handover_during_a_large_recall_is_told_too(monkeypatch: pytest.Monkey
 
 def answer(partner: Partner) -> None:
     """Have the partner complete its first notice."""
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     said = Statement(status="completed", text="{}", sequence=1)
     assert acknowledge(partner_id=partner.pk, key_prefix="rk_test", statements=[said]).accepted == 1
 

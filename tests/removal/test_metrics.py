@@ -92,7 +92,7 @@ def test_messages_are_counted_on_their_whole_way() -> None:
     assert changed(before) == {"removal_unpacked_notices": 3}
     assert 0 < numbers()["removal_oldest_unpacked_age_seconds"] < 30
 
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     assert changed(before) == {"removal_unpacked_notices": 1, "removal_sending_messages": 2}
 
     Delivery.objects.update(lease_until=ago(seconds=1))
@@ -109,7 +109,7 @@ def test_messages_are_counted_on_their_whole_way() -> None:
     }  # fmt: skip
     assert 60 < numbers()["removal_oldest_due_age_seconds"] < 90
 
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     Delivery.objects.filter(state="sending").update(state="quarantined", lease_until=None)
     assert changed(before) == {
         "removal_unpacked_notices": 1, "removal_waiting_messages": 1, "removal_due_messages": 1,
@@ -134,7 +134,7 @@ def test_what_is_late_is_counted_and_what_staff_were_not_told_of() -> None:
 
 def test_a_message_asked_for_again_is_due_too() -> None:
     partner = owe(notices=1)
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     Delivery.objects.update(state="waiting", lease_until=None, resent=True, due_at=ago(minutes=1))
     shown = numbers()
     assert (shown["removal_waiting_messages"], shown["removal_due_messages"]) == (1, 1)
@@ -151,7 +151,7 @@ def test_a_message_asked_for_again_is_due_too() -> None:
 )
 def test_a_partner_that_cannot_be_sent_to_makes_nothing_overdue(what: str, gauge: str) -> None:
     partner = owe(notices=2, max_notices=1, window=1)
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     Delivery.objects.update(state="waiting", lease_until=None, due_at=ago(hours=1))
     before = numbers()
     assert before["removal_due_messages"] == 1

@@ -190,7 +190,7 @@ class History:
                 intake.withdraw_request(source="blogs", actor="test", public_id=public_id)
 
     def pack(self) -> None:
-        delivery.claim_due(partner_id=self.chance.choice(self.partners).pk)
+        delivery.claim(partner_id=self.chance.choice(self.partners).pk)
 
     def plan(self) -> None:
         limit = self.chance.choice([1, 2, 3, 1000])

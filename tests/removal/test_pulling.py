@@ -192,7 +192,7 @@ def test_what_was_handed_out_can_be_answered() -> None:
 
 def test_all_that_was_sent_or_handed_out_is_covered_by_a_range() -> None:
     partner = owe(notices=6, max_notices=2, window=1)
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     pull(partner, 1, limit=4)
     assert Stream.objects.get().told_through == 5
     assert say(partner, through=5, status="completed").accepted == 5
@@ -226,7 +226,7 @@ def test_a_quarantined_notice_ends_when_it_is_pulled() -> None:
     partner = owe(notices=1)
     drain(partner)
     Delivery.objects.update(due_at=timezone.now())
-    [claim] = delivery.claim_due(partner_id=partner.pk)
+    [claim] = delivery.claim(partner_id=partner.pk).claims
     Delivery.objects.update(state="quarantined", lease_until=None)
     Attempt.objects.filter(number=claim.fence).update(finished_at=timezone.now(), outcome="refused", status=422)
     pull(partner)
@@ -237,7 +237,7 @@ def test_a_quarantined_notice_ends_when_it_is_pulled() -> None:
 
 def test_a_try_that_fails_after_the_pull_is_the_last() -> None:
     partner = owe(notices=1)
-    [claim] = delivery.claim_due(partner_id=partner.pk)
+    [claim] = delivery.claim(partner_id=partner.pk).claims
     pull(partner)
     pull(partner, 1)
     assert messages() == [(1, 1, "sending", "")]
@@ -250,7 +250,7 @@ def test_a_try_that_fails_after_the_pull_is_the_last() -> None:
 
 def test_a_message_that_its_worker_lost_is_ended_by_the_next_pull() -> None:
     partner = owe(notices=1)
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     pull(partner)
     pull(partner, 1)
     Delivery.objects.update(state="waiting", lease_until=None)

@@ -269,7 +269,7 @@ def test_a_reminder_whose_worker_died_goes_again() -> None:
         let_pass(16)
         escalation.look()
         reminders.remind()
-        [claim] = delivery.claim_due(partner_id=partner.pk)
+        [claim] = delivery.claim(partner_id=partner.pk).claims
         assert (claim.first, claim.last, claim.notices) == (None, None, 1)
         Delivery.objects.filter(state="sending").update(lease_until=timezone.now() - timedelta(seconds=1))
         from removal import recovery

@@ -101,7 +101,7 @@ def test_a_person_can_take_a_notice_out_of_quarantine() -> None:
         receiver.received.clear()
         record(make_wish("site:1"))
         planning.plan(budget=BUDGET)
-        [claim] = delivery.claim_due(partner_id=partner.pk)
+        [claim] = delivery.claim(partner_id=partner.pk).claims
         Delivery.objects.filter(pk=claim.delivery_id).update(state="quarantined", lease_until=None, suspect=True)
         send_again(partner, first=2, last=2)
     assert Delivery.objects.get(pk=claim.delivery_id).state == "delivered"

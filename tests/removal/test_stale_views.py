@@ -52,8 +52,8 @@ def test_a_claim_that_waited_sees_the_partner_as_it_is_now(change: str) -> None:
     claims: list[Claim] = []
     with listening() as receiver:
         partner = owe(receiver, notices=3, max_notices=1)
-        [first] = delivery.claim_due(partner_id=partner.pk, most=1)
-        with meanwhile(lambda: claims.extend(delivery.claim_due(partner_id=partner.pk))):
+        [first] = delivery.claim(partner_id=partner.pk, most=1).claims
+        with meanwhile(lambda: claims.extend(delivery.claim(partner_id=partner.pk).claims)):
             Stream.objects.select_for_update(no_key=True).get(pk=partner.pk)
             if change == "gone":
                 with connection.cursor() as cursor:
@@ -69,11 +69,11 @@ def test_a_claim_that_waited_sees_the_partner_as_it_is_now(change: str) -> None:
 def test_a_result_after_the_lease_moves_neither_breaker_nor_incident() -> None:
     with listening() as receiver:
         partner = owe(receiver, notices=1)
-    [old] = delivery.claim_due(partner_id=partner.pk)
+    [old] = delivery.claim(partner_id=partner.pk).claims
     Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
     assert recovery.reap() == 1
     make_due(partner)
-    [new] = delivery.claim_due(partner_id=partner.pk)
+    [new] = delivery.claim(partner_id=partner.pk).claims
     delivery.record([came_of(new, webhook.Refused(401, b"", SOON))], partner_id=partner.pk)
     delivery.record([came_of(old, webhook.Delivered(200, b"", SOON))], partner_id=partner.pk)
     assert Stream.objects.get().failures == 1
@@ -84,7 +84,7 @@ def test_a_result_after_the_lease_moves_neither_breaker_nor_incident() -> None:
 def test_what_a_worker_saw_is_kept_though_it_loses_its_lease_while_it_records() -> None:
     with listening() as receiver:
         partner = owe(receiver, notices=1)
-    [claim] = delivery.claim_due(partner_id=partner.pk)
+    [claim] = delivery.claim(partner_id=partner.pk).claims
     Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
     arrived = came_of(claim, webhook.Delivered(200, b"", SOON))
     with meanwhile(lambda: delivery.record([arrived], partner_id=partner.pk)), connection.cursor() as cursor:

@@ -77,7 +77,7 @@ def test_a_sweep_frees_what_a_dead_worker_held() -> None:
     with listening() as receiver:
         partner_id = owe_unplanned(receiver)
         planning.plan(budget=timedelta(seconds=5))
-        delivery.claim_due(partner_id=partner_id)
+        delivery.claim(partner_id=partner_id)
         Delivery.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
         sweeper = make_sweeper()
         sweeper.sweep()
@@ -220,7 +220,7 @@ def test_partners_that_take_their_time_leave_places_for_the_others() -> None:
         record(make_wish("site:1"))
         planning.plan(budget=timedelta(seconds=5))
         for partner in partners:  # somebody waits for their answers, and has for a while
-            delivery.claim_due(partner_id=partner.pk)
+            delivery.claim(partner_id=partner.pk)
         Delivery.objects.update(lease_until=timezone.now() + settings.DELIVERY_LEASE - 2 * recovery.SLOW)
         _holder(prompt, release)
         record(make_wish("site:2"))

@@ -190,7 +190,7 @@ def test_a_request_that_was_opened_again_keeps_when_it_was_closed() -> None:
     disclose(release, first)
     request, other = record(make_wish("site:1")), record(make_wish("site:2"))
     planning.plan(budget=BUDGET)
-    delivery.claim_due(partner_id=first.pk)
+    delivery.claim(partner_id=first.pk)
     say(first, 1, "completed")
     closed_at = RemovalRequest.objects.get(pk=request.pk).closed_at
     disclose(release, late)
@@ -204,7 +204,7 @@ def test_a_request_that_was_opened_again_keeps_when_it_was_closed() -> None:
     assert [entries[0].at, entries[0].told.state] == [closed_at, "fulfilled"]
     assert kinds(other) == ["received", "closed"]
 
-    delivery.claim_due(partner_id=late.pk)
+    delivery.claim(partner_id=late.pk)
     say(late, 1, "rejected", reason="no_match")
     request.refresh_from_db()
     say(late, 1, "completed", amends=True, detail="We found it.")

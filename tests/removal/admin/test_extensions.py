@@ -26,7 +26,7 @@ def wish() -> Extension:
 
     partner = make_partner("acme").partner
     owe(partner)
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     ask_for_time(partner, reason="Backups on tape.")
     return Extension.objects.get()
 

@@ -163,7 +163,7 @@ def test_pings_samples_and_reminders_that_are_made_are_valid(identifiers: str) -
     disclose(make_release(contents={"site:1": ["post:1"]}), partner)
     record(make_wish("site:1"))
     planning.plan(budget=timedelta(seconds=5))
-    delivery.claim_due(partner_id=partner.pk)
+    delivery.claim(partner_id=partner.pk)
     planned_at = timezone.now() - timedelta(days=16)
     Notice.objects.update(planned_at=planned_at, respond_by=planned_at + timedelta(days=30))
     escalation.look()

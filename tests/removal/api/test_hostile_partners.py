@@ -439,7 +439,7 @@ def test_f68_of_two_contradicting_answers_at_once_one_stands(holder: NewPartner)
 def test_f65_an_answer_before_our_own_post_returned_stands(partner: Caller, holder: NewPartner) -> None:
     owe(holder.partner, notices=1, sent=0)
     assert partner.post(PATH, LINE).json()["refused"][0]["code"] == "not_yet_sent"
-    delivery.claim_due(partner_id=holder.partner.pk)  # our POST is on its way
+    delivery.claim(partner_id=holder.partner.pk)  # our POST is on its way
     assert partner.post(PATH, LINE).json()["accepted"] == 1
     assert handlings(holder.partner) == ["completed"]
 

@@ -257,13 +257,13 @@ def test_a_message_that_was_written_keeps_its_bytes_when_the_format_changes() ->
     disclose(make_release(contents={"site:1": ["post:1"], "site:2": ["post:1"]}), made.partner)
     record(make_wish("site:1"))
     planning.plan(budget=BUDGET)
-    [first] = delivery.claim_due(partner_id=made.partner.pk)
+    [first] = delivery.claim(partner_id=made.partner.pk).claims
     key = partnerships.choose_identifiers(actor="test", slug="acme", identifiers="hmac_sha256")
     Delivery.objects.update(state="waiting", lease_until=None)  # as if it had failed, and its time had come
     record(make_wish("site:2"))
     planning.plan(budget=BUDGET)
 
-    again, fresh = delivery.claim_due(partner_id=made.partner.pk)
+    again, fresh = delivery.claim(partner_id=made.partner.pk).claims
 
     assert again.body == first.body
     assert b'"subject":"site:1"' in again.body
