@@ -3,6 +3,7 @@
 The base stands here because both apps build on it, and ``partners`` never imports ``removal``.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Page, Paginator
@@ -41,23 +43,29 @@ UNSEEN = (
     *range(0x2028, 0x202F),
     *range(0x2066, 0x206A),
 )
-REORDERING = {code: f"[U+{code:04X}]" for code in UNSEEN}
+REORDERING = re.compile("[" + "".join(f"\\u{code:04x}" for code in UNSEEN) + "]")
 
 
+@lru_cache(maxsize=1_000)
 def badge(word: str, tone: str) -> SafeString:
-    """Show a state as a word on a colour; ``tone`` is good, wait, bad or calm."""
+    """Show a state as a word on a colour; ``tone`` is good, wait, bad or calm. Lists say the same few over and over."""
     return format_html('<span class="badge badge-{}">{}</span>', tone, word)
 
 
 def link(row: Model, text: str = "") -> SafeString:
     """Link to the page of a row, under its own name or ``text``."""
+    return format_html('<a href="{}">{}</a>', page_url(row), text or str(row))
+
+
+def page_url(row: Model) -> str:
+    """Give the address of a row's page."""
     before, after = _around_key(str(row._meta.app_label), str(row._meta.model_name))
-    return format_html('<a href="{}{}{}">{}</a>', before, row.pk, after, text or str(row))
+    return f"{before}{quote(row.pk)}{after}"
 
 
 @lru_cache
 def _around_key(app: str, model: str) -> tuple[str, str]:
-    """Give a page's address around the row's key. A list has hundreds of links, and each look-up takes a while."""
+    """Give a page's address around the row's key: a list has hundreds of links, and each look-up takes a while."""
     before, _, after = reverse(f"admin:{app}_{model}_change", args=[0]).rpartition("0")
     return before, after
 
@@ -111,6 +119,9 @@ class ListByKeys(ChangeList):
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         self.params.pop(ORDER_VAR, None)
         return super().get_ordering(request, queryset)
+
+    def url_for_result(self, result: Model) -> str:
+        return page_url(result)
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -206,7 +217,8 @@ def name_reordering(response: HttpResponseBase) -> HttpResponseBase:
 
 
 def _translate(response: HttpResponse) -> None:
-    response.content = response.content.decode().translate(REORDERING).encode()
+    text = response.content.decode()
+    response.content = REORDERING.sub(lambda found: f"[U+{ord(found[0]):04X}]", text).encode()
 
 
 @admin.register(ApiKey)

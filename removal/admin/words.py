@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from django.utils import formats, timezone
+from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from partners.admin import badge
@@ -57,7 +57,7 @@ def spans(ranges: Sequence[tuple[int, int]], *, most: int = 20) -> str:
 
 def moment(at: datetime) -> str:
     """Write a time as the admin writes those of plain fields."""
-    return formats.localize(timezone.localtime(at))
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M}"
 
 
 def as_json(value: Any) -> str:
