@@ -73,23 +73,24 @@ select partner_id, why from named where why is not null
 # What should have been brought to its partner by now: of each stream what is in no message, then what is in one that
 # did not arrive. A stream's numbers are given in the order of their dates, as a rule: the first so many tell.
 NOT_SENT = """
-with late as (
-    select n.*
-      from removal_stream s
-     cross join lateral (
-          select * from removal_notice n
-           where n.stream_id = s.partner_id and n.epoch = s.epoch and n.sequence > s.packed_through
-           order by n.sequence limit %(most)s) n
-     where s.head > s.packed_through
-     union all
-    select n.*
-      from (select d.stream_id, d.epoch, d.first_sequence, d.last_sequence from removal_delivery d
-             where d.state in ('waiting', 'sending', 'quarantined') and d.delivered_at is null
-               and d.first_sequence is not null limit %(most)s) d
-      join removal_notice n
-        on n.stream_id = d.stream_id and n.epoch = d.epoch and n.sequence between d.first_sequence and d.last_sequence)
 select n.id
-  from late n
+  from (select n.stream_id, n.epoch, n.sequence, n.id, n.send_by, n.withdrawn_at, n.closed_at, n.handling
+          from removal_stream s
+         cross join lateral (
+              select * from removal_notice n
+               where n.stream_id = s.partner_id and n.epoch = s.epoch and n.sequence > s.packed_through
+               order by n.sequence limit %(most)s) n
+         where s.head > s.packed_through
+         union all
+        select n.stream_id, n.epoch, n.sequence, n.id, n.send_by, n.withdrawn_at, n.closed_at, n.handling
+          from (select d.stream_id, d.epoch, d.first_sequence, d.last_sequence from removal_delivery d
+                 where d.state in ('waiting', 'sending', 'quarantined') and d.delivered_at is null
+                   and d.first_sequence is not null limit %(most)s) d
+         cross join lateral (
+              select * from removal_notice n
+               where n.stream_id = d.stream_id and n.epoch = d.epoch
+                 and n.sequence between d.first_sequence and d.last_sequence
+               order by n.sequence limit %(most)s) n) n
   join removal_stream s on s.partner_id = n.stream_id and s.epoch = n.epoch
  where n.send_by < %(now)s and n.withdrawn_at is null and n.closed_at is null and n.handling = 'none'
    and n.sequence > s.received_through and not s.pulled @> n.sequence
