@@ -127,8 +127,8 @@ def load_page(client: Any, url: str) -> int:
 
 def begin(make: Any) -> int:
     pieces = make()
-    for _, _ in zip(pieces, range(FIRST_CHUNKS), strict=False):
-        pass
+    for _ in range(FIRST_CHUNKS):
+        next(pieces, None)
     pieces.close()
     return 200
 
