@@ -13,11 +13,11 @@ from django.db import connection
 from pytest_django import Settings
 
 from removal import invariants
-from removal.models import Delivery, LogEntry, Notice, RemovalRequest
+from removal.models import Delivery, LogEntry, RemovalRequest, Stream
 from removal.sweep import Sweeper
 from tests.factories import disclose, make_partner, make_release, make_wish, record
 from tests.faults import servers
-from tests.faults.harness import database_url, installation
+from tests.faults.harness import PATIENCE_SECONDS, database_url, installation
 from tests.faults.proxy import Mode, Proxy, Upstream
 from tests.receivers import listening
 
@@ -114,8 +114,9 @@ def test_three_schedulers_at_once_plan_and_send_everything_once(settings: Settin
             thread.start()
         for n in range(30):
             record(make_wish(f"site:{n}"))
-        end = time.monotonic() + 15
-        while Notice.objects.count() < 30 or Delivery.objects.exclude(state="delivered").exists():
+        end = time.monotonic() + PATIENCE_SECONDS
+        # What is planned is in no message yet.
+        while not Stream.objects.filter(packed_through=30).exists() or Delivery.objects.exclude(state="delivered"):
             assert time.monotonic() < end
             time.sleep(0.05)
         for sweeper in sweepers:
