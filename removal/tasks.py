@@ -1,6 +1,5 @@
 """Celery's way in: ids by keyword, one call inward, no rules. Each may run twice, late or never."""
 
-import time
 from datetime import timedelta
 
 from celery import shared_task
@@ -8,28 +7,30 @@ from django.conf import settings
 
 from removal import hints, large, planning, sending
 
-# A planner that was not at work for longer sends a lone notice by itself, and takes no longer.
+# A planner sends a lone notice by itself, and takes no longer.
 A_MOMENT = timedelta(seconds=1)
 
 
 @shared_task(name="removal.tasks.plan", ignore_result=True)
 def plan(**_newer: object) -> None:
-    """Match what is new, and hint at each stream that grew; but one that grew by a lone notice is sent to from here."""
-    started = time.monotonic()
-    own: set[int] = set()
+    """Match what is new, and hint at each stream that grew; but one that grew by a lone notice is sent to from here.
+
+    That is done at once if the first round found it: what came in meanwhile is planned later, and has its own hint.
+    """
+    is_first = True
 
     def tell(done: planning.Round) -> None:
+        nonlocal is_first
         sending.take_hint()  # each round is one more
-        told = own | set(done.partner_ids)
-        own.clear()
-        are_alone = done.notices == len(done.partner_ids)
-        if told and are_alone and time.monotonic() - started < A_MOMENT.total_seconds():
-            own.add(told.pop())
+        told = set(done.partner_ids)
+        are_alone = is_first and done.notices == len(told)
+        own = told.pop() if told and are_alone else None
+        is_first = False
         hints.hint_streams(told)
+        if own is not None:
+            _drain(partner_id=own, budget=A_MOMENT)
 
     planning.plan(budget=settings.DRAIN_BUDGET, tell=tell)
-    for partner_id in own:
-        _drain(partner_id=partner_id, budget=A_MOMENT)
     # Only now, since it may take long: what was planned above is on its way by then.
     hints.hint_streams(large.advance(budget=settings.DRAIN_BUDGET))
 

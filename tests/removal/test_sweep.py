@@ -260,6 +260,23 @@ def test_a_planner_sends_what_little_it_found_to_one_partner_and_hints_at_the_ot
         assert [receiver.sequences for receiver in by_id.values()] == [[1]]
 
 
+def test_a_lone_notice_is_sent_before_the_planner_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = iter([planning.plan_round])
+
+    def plan_one_round() -> planning.Round | None:
+        look = next(rounds, None)
+        if look is None:
+            raise OperationalError("no")
+        return look()
+
+    monkeypatch.setattr(planning, "plan_round", plan_one_round)
+    with listening() as receiver:
+        owe_unplanned(receiver)
+        with pytest.raises(OperationalError):
+            tasks.plan()
+    assert receiver.sequences == [1]
+
+
 def test_more_than_a_lone_notice_is_hinted_at(monkeypatch: pytest.MonkeyPatch) -> None:
     hinted: list[int] = []
     monkeypatch.setattr(hints, "hint_stream", lambda *, partner_id: hinted.append(partner_id))
