@@ -49,6 +49,7 @@ GLOSSARY: dict[str, tuple[tuple[str, str], ...]] = {
             "Held",
             "The partner is paused, in onboarding or gone (410): nothing is sent. What it is owed stays so, and ages.",
         ),
+        ("Not sent in time", "A notice has not reached its partner by the date that the policy gives us for that."),
         ("Quarantined", "The partner refuses the content of this one notice and takes others. A person must look."),
         ("Incident", "Something is wrong with a partner's endpoint. Its next success closes it."),
         ("Suspended", "The endpoint answered that it is gone for good (410). Set its new URL to go on."),
